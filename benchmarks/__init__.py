@@ -1,0 +1,1 @@
+"""Measurements of fromnoise on real data, and the frozen judges that make them comparable."""

@@ -1,0 +1,5 @@
+"""`python -m fromnoise` is the `fromnoise` command."""
+
+from fromnoise.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""The command line.  Each command is a few lines around `api`; torch is imported only when one runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fromnoise.errors import FromNoiseError, TrainingStopped
+
+app = typer.Typer(
+    name="fromnoise",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Your data in, a diffusion model you own and can prove things about, out.",
+    epilog="Start with: fromnoise train emoji --budget 4m",
+)
+
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="A folder, zip, tar, .npy, .npz, IDX files, a table, or emoji / digits.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model.safetensors.")]
+WhereOption = Annotated[
+    list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Fix a condition; none hides it.")
+]
+
+
+@app.command()
+def train(
+    data: DataArgument,
+    out: Annotated[Path | None, typer.Option(help="The run folder to make.  [default: runs/DATA-TIME]")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for everything up to the model: 90s, 10m, 2h.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps instead; reproducible.")] = None,
+    size: Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")] = None,
+    columns: Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    report: Annotated[bool, typer.Option(help="Evaluate and write the report when training is done.")] = True,
+) -> None:
+    """Train a model of DATA; then evaluate it and write its report."""
+    from fromnoise import api
+    from fromnoise.display import Display
+
+    if resume and out is None:
+        raise FromNoiseError("Say which run to go on with: --resume --out RUN.")
+    main_rank = os.environ.get("RANK", "0") == "0"
+    with Display(quiet=not main_rank) as display:
+        run = api.train(
+            data,
+            out=out,
+            budget=budget,
+            steps=steps,
+            size=parse_size(size),
+            columns=parse_columns(columns),
+            settings=set_ or (),
+            seed=seed,
+            resume=resume,
+            watch=display,
+        )
+        if main_rank:
+            display(f"the model is {run.folder.model}")
+            if report:
+                for sentence in run.evaluate(watch=display).sentences:
+                    display(sentence)
+                display(f"the report is {run.folder.report}")
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
+    steps: Annotated[int | None, typer.Option(min=1, help="Moves from noise to sample.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ancestral, heun or multistep.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How hard to push towards the condition; 1 is off.")] = None,
+    where: WhereOption = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="A folder, .npz, .npy or .zip.  [default: RUN/samples/TIME]")] = None,
+    strip: Annotated[Path | None, typer.Option(help="Also save the way from noise to sample as this PNG.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes no sample.")] = 64,
+) -> None:
+    """Draw samples in the data's own format; every file carries its recipe."""
+    from fromnoise import api
+    from fromnoise.display import counting
+    from fromnoise.generate import check_free
+
+    if out is None:
+        base = run / "samples" if run.is_dir() else Path("samples")
+        out = base / time.strftime("%Y%m%d-%H%M%S")
+    loaded, conditions = api.load(run), parse_where(where)
+    for path in (out, strip):
+        if path is not None:
+            check_free(path)
+    with counting("sampling", n) as progress:
+        samples = loaded.generate(
+            n,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            where=conditions,
+            seed=seed,
+            batch=batch,
+            progress=progress,
+        )
+    print(f"{samples.save(out)}: {n} samples, {samples.recipe['evaluations']} network evaluations each")
+    if strip is not None:
+        strip.parent.mkdir(parents=True, exist_ok=True)
+        loaded.strip(seed=seed, where=conditions).save(strip)
+        print(strip)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    n: Annotated[int | None, typer.Option("-n", min=16, help="Samples to judge.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Judge a run: quality beside floor and corruptions, variety, copying; writes evaluation.json and report.html."""
+    from fromnoise import api
+
+    loaded = api.load(run)
+    judgement = loaded.evaluate(n=n, seed=seed, watch=lambda line: print(line, file=sys.stderr))
+    for row in judgement.rows:
+        print(f"{row.name:24} Fréchet {row.frechet:9.3g}   kernel {row.kernel:9.3g} ± {row.kernel_error:.2g}")
+    print("\n".join(judgement.sentences))
+    print(loaded.folder.report)
+
+
+@app.command()
+def doctor(
+    data: DataArgument,
+) -> None:
+    """Say what is in DATA, what is wrong with it, and the remedy."""
+    from fromnoise.data import diagnose, scan
+    from fromnoise.display import counting
+
+    with counting("scanning", None) as progress:
+        listing = scan(data, progress=progress)
+    print(diagnose(listing))
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """32, or 48x64 (height by width)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not all(p.isdigit() and int(p) > 0 for p in parts) or len(parts) > 2:
+        raise FromNoiseError(f"Cannot read the size {text!r}: write a side such as 32, or HEIGHTxWIDTH such as 48x64.")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def parse_columns(text: str | None) -> list[str] | None:
+    """a,b; "none" is no column at all, None the proposal."""
+    if text is None:
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_where(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise FromNoiseError(f"Cannot read --where {name + equals + value!r}: write COLUMN=VALUE.")
+    return {name: value for name, _, value in pairs}
+
+
+def main() -> None:
+    """Mistakes the user can mend are one sentence and exit code 2."""
+    try:
+        app()
+    except FromNoiseError as error:
+        print(f"fromnoise: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingStopped as stop:
+        print(f"fromnoise: {stop}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,20 @@
+"""Codecs, one medium a file: raw examples on one side, tensors x0 near [-1, 1] on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fromnoise.codec.codec import Codec
+from fromnoise.codec.image import ImageCodec
+from fromnoise.errors import FromNoiseError
+
+CODECS = {"image": ImageCodec}
+
+__all__ = ["CODECS", "Codec", "ImageCodec", "codec_from_json"]
+
+
+def codec_from_json(data: Mapping[str, object]) -> Codec:
+    """The codec that `to_json` described, of whatever medium.  Raises FromNoiseError for an unknown one."""
+    if data.get("kind") not in CODECS:
+        raise FromNoiseError(f"This version has no codec {data.get('kind')!r}: use a newer fromnoise.")
+    return CODECS[str(data["kind"])].from_json(data)

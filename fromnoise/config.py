@@ -1,0 +1,180 @@
+"""Every choice of a run as typed settings, to and from JSON; `--set a.b=c` is `override`.
+
+A `Config` is complete: with the data it decides a run.  `recipes.py` makes one from data, budget and hardware;
+`build.py` turns it into objects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fromnoise.types import FromNoiseError
+
+STRICT = ConfigDict(extra="forbid")
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class UNetConfig:
+    kind: Literal["unet"] = "unet"
+    widths: tuple[Count, ...] = (64, 128)
+    blocks: Count = 2
+    patch: Count = 2
+    attention: tuple[bool, ...] = (False, True)
+    emb: Count = 256
+    mid_head: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TransformerConfig:
+    kind: Literal["transformer"] = "transformer"
+    patch: Count = 4
+    width: Count = 256
+    depth: Count = 8
+    heads: Count = 4
+    emb: Count = 256
+    bottleneck: Count | None = None
+    mid_head: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """What is predicted: the target's row, the data's standard deviation in the codec's units."""
+
+    target: Literal["x0", "eps", "velocity", "edm"] = "x0"
+    sigma_data: Positive = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LossConfig:
+    """Noise levels are logit-normal: logit(t) ~ N(t_mean, t_std²).  `drop`: how often a condition is hidden."""
+
+    t_mean: float = 0.0
+    t_std: Positive = 1.0
+    weight: Literal["velocity", "target", "uniform"] = "velocity"
+    noise_choices: Count = 1
+    mid_share: Annotated[float, Field(ge=0)] = 0.25
+    drop: Fraction = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimConfig:
+    """`batch` is global, over all ranks; `micro` splits it where memory asks for it."""
+
+    batch: Count = 64
+    micro: Count | None = None
+    muon_lr: Annotated[float, Field(ge=0)] = 6e-3
+    adam_lr: Annotated[float, Field(ge=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    decay_from: Fraction = 0.6
+    clip: Positive = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunConfig:
+    """How long, and how closely watched.  Exactly one of `steps` and `budget` (seconds) is set.
+
+    The release is chosen among `held_evaluations` moments spread evenly over the run's progress, never by the clock,
+    so that a run in steps is reproducible; saving and previews, which change nothing, are in seconds.
+    """
+
+    steps: Count | None = None
+    budget: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["float32", "bfloat16"] | None = None
+    ema: Annotated[float, Field(gt=0, le=0.14)] = 0.05
+    held_evaluations: Count = 16
+    held_examples: Count = 64
+    save_every: Positive = 60.0
+    preview_first: Positive = 40.0
+    preview_every: Positive = 120.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SampleConfig:
+    """The default way to sample, kept in the release.  guidance 1 means off."""
+
+    sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "heun"
+    steps: Count = 16
+    grid: Literal["linear", "logsnr", "karras"] = "linear"
+    shift: Positive = 1.6
+    guidance: float = 1.0
+    guidance_low: float = -6.0
+    guidance_high: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    net: UNetConfig | TransformerConfig = Field(default_factory=UNetConfig, discriminator="kind")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+    sample: SampleConfig = Field(default_factory=SampleConfig)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_json(tree: dict[str, Any]) -> Config:
+    """Raises FromNoiseError naming the first setting that is unknown or out of range."""
+    try:
+        return TypeAdapter(Config).validate_python(tree, strict=False)
+    except ValidationError as error:
+        raise FromNoiseError(_sentence(error, tree)) from None
+
+
+def override(config: Config, settings: Sequence[str]) -> Config:
+    """`config` with each "a.b=value" applied; values are JSON, bare words are strings."""
+    tree = to_json(config)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        *path, leaf = name.split(".")
+        place = tree
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not equals or not isinstance(place, dict) or isinstance(place.get(leaf), dict):
+            known = _names(tree)
+            close = get_close_matches(name, known, n=3, cutoff=0.4) or known[:6]
+            raise FromNoiseError(f"No setting {name!r}: write --set name=value, e.g. {', '.join(close)}.")
+        place[leaf] = _value(text)
+        if name == "net.kind":
+            tree["net"] = {"kind": place[leaf]}
+    return from_json(tree)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _names(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    return [
+        name
+        for key, value in tree.items()
+        for name in (_names(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
+    ]
+
+
+def _sentence(error: ValidationError, tree: dict[str, Any]) -> str:
+    first = error.errors()[0]
+    # pydantic puts the union's tag into the path: net.unet.widths
+    parts = [str(p) for p in first["loc"] if p not in ("unet", "transformer")]
+    name = ".".join(parts)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        close = get_close_matches(name, _names(to_json(Config())), n=3, cutoff=0.4)
+        return f"No setting {name!r}" + (f": did you mean {', '.join(close)}?" if close else ": see run.json for all.")
+    return f"Setting {name}={first.get('input')!r} does not work: {first['msg'].lower()}."

@@ -1,0 +1,158 @@
+"""The data as training sees it: `open_dataset` scans, chooses shape, columns and split, and decodes into the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fromnoise.codec.image import ImageCodec
+from fromnoise.cond import Column, Cond
+from fromnoise.data import columns as columns_
+from fromnoise.data.columns import Encoded
+from fromnoise.data.listing import Listing
+from fromnoise.data.scan import Progress, scan
+from fromnoise.data.size import target_size
+from fromnoise.data.splits import assign
+from fromnoise.data.store import Stored, cached
+from fromnoise.data.tree import Skipped
+from fromnoise.errors import FromNoiseError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Examples 0..len-1 of one shape, with the columns that condition the model.
+
+    `fingerprint` names content, columns and splits; `notes` are the choices made, as sentences for the plan.
+    """
+
+    codec: ImageCodec
+    columns: tuple[Column, ...]
+    fingerprint: str
+    listing: Listing
+    source: str
+    notes: tuple[str, ...]
+    splits: np.ndarray = field(repr=False)
+    encoded: tuple[Encoded, ...] = field(repr=False)
+    stored: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.listing.items)
+
+    def indices(self, split: str) -> np.ndarray:
+        """(n,) int64, the examples of train, val or test; of val and test one stands in for the other."""
+        assert split in ("train", "val", "test"), split
+        if len(np.unique(self.splits)) == 1:  # one distinct example: held out is what is trained on, as `notes` say
+            return np.arange(len(self))
+        found = np.flatnonzero(self.splits == split)
+        if len(found) == 0:
+            found = np.flatnonzero(self.splits != "train")
+        return found.astype(np.int64)
+
+    def x0(self, indices: Sequence[int] | np.ndarray) -> Float[Tensor, "b c *d"]:
+        """The examples, encoded: float32 in [-1, 1]."""
+        return self.codec.encode(self.stored[np.asarray(indices, dtype=np.int64)])
+
+    def cond(self, indices: Sequence[int] | np.ndarray) -> Cond:
+        """The conditions of the examples: class indices (b,) int64, standardised numbers (b,) float32."""
+        rows = np.asarray(indices, dtype=np.int64)
+        values = {e.column.name: torch.from_numpy(e.values[rows]) for e in self.encoded}
+        present = {e.column.name: torch.from_numpy(e.present[rows]) for e in self.encoded}
+        return Cond(values, present, len(rows))
+
+    def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
+        """Where the examples come from: file names, with the row in brackets for arrays."""
+        return [self.listing.items[i].name for i in indices]
+
+    def texts(self, column: str, indices: Sequence[int] | np.ndarray) -> list[str]:
+        """Any column of the data as its strings, "" where an example has none."""
+        names = [profile.name for profile in self.listing.profiles]
+        if column not in names:
+            raise FromNoiseError(f"There is no column {column!r}: the columns are {', '.join(names) or 'none'}.")
+        return [self.listing.items[i].values.get(column, "") for i in indices]
+
+
+def open_dataset(
+    source: str | Path | np.ndarray | Listing,
+    *,
+    size: int | tuple[int, int] | None = None,
+    columns: Sequence[str] | None = None,
+    channels_first: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Opens any source of `scan` (or a listing that exists already) as a data set of one shape.
+
+    `size` follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width).  `columns`
+    names the conditions; None takes the one class that the data itself names, if there is exactly one.  `cache_dir`
+    defaults to the user's cache directory.  `progress` is called with (done, in all) while scanning and decoding.
+    Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
+    """
+    listing = source if isinstance(source, Listing) else scan(source, channels_first=channels_first, progress=progress)
+    chosen, why = columns_.choose(listing.profiles, columns)
+    height, width = target_size(listing.sizes, size)
+    codec = ImageCodec.full_range(
+        height=height, width=width, channels=listing.channels, alpha=listing.alpha, dtype=listing.dtype
+    )
+    stored = cached(listing, codec, cache_dir, progress)
+    listing = _without_broken(listing, stored)
+    splits, split_note = assign([i.split for i in listing.items], [i.digest for i in listing.items])
+    train = splits == "train"
+    encoded = tuple(columns_.encode(profile, listing.column(profile.name), train) for profile in chosen)
+    return Dataset(
+        codec=codec.fitted(stored.low, stored.high),
+        columns=tuple(e.column for e in encoded),
+        fingerprint=_fingerprint(listing),
+        listing=listing,
+        source=listing.source,
+        notes=(*listing.notes, *_size_note(listing, height, width), why, split_note, *_skip_note(listing)),
+        splits=splits,
+        encoded=encoded,
+        stored=stored.pixels,
+    )
+
+
+def _without_broken(listing: Listing, stored: Stored) -> Listing:
+    """What decoding found out: files whose header is sound and whose pixels are not."""
+    if not stored.broken:
+        return listing
+    items = tuple(item for place, item in enumerate(listing.items) if place not in stored.broken)
+    skipped = [Skipped(name=listing.items[place].name, reason=why) for place, why in stored.broken.items()]
+    if not items:
+        first = f"{skipped[0].name}: {skipped[0].reason}"
+        raise FromNoiseError(f"No image of {listing.source} can be decoded ({first}): check or convert the files.")
+    everything = tuple(sorted((*listing.skipped, *skipped), key=lambda file: file.name))
+    return dataclasses.replace(listing, items=items, skipped=everything)
+
+
+def _fingerprint(listing: Listing) -> str:
+    digest = blake2b(digest_size=16)
+    for item in listing.items:
+        digest.update(item.digest)
+        digest.update(repr((item.split, sorted(item.values.items()))).encode())
+    return digest.hexdigest()
+
+
+def _size_note(listing: Listing, height: int, width: int) -> list[str]:
+    if set(listing.sizes) == {(height, width)}:
+        return []
+    whence = f"{len(listing.sizes):,} different sizes"
+    if len(listing.sizes) == 1:
+        ((h, w),) = listing.sizes
+        whence = f"{h} x {w}"
+    return [
+        f"{whence} become {height} x {width} (height x width): scaled to cover, antialiased, and cut at the centre."
+    ]
+
+
+def _skip_note(listing: Listing) -> list[str]:
+    count = len(listing.skipped)
+    what = "1 file is" if count == 1 else f"{count:,} files are"
+    return [f"{what} skipped: `fromnoise doctor` says which and why."] if count else []

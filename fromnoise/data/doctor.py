@@ -1,0 +1,124 @@
+"""`fromnoise doctor DATA`: what a scan found, what looks odd, what it proposes, and every file that is left out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from fromnoise.data.columns import Profile, choose
+from fromnoise.data.listing import Item, Listing
+from fromnoise.data.size import target_size
+from fromnoise.data.splits import assign
+
+_SHOWN = 5
+_LONG = 3.0  # aspect ratio beyond which the centre cut loses most of the picture
+_FEW = 200
+_HOW = " (scaled to cover, antialiased, cut at the centre; --size N for another)"
+
+
+def diagnose(listing: Listing) -> str:
+    """The diagnosis as plain text; after the summary every skipped file stands on a line of its own."""
+    return "\n".join([*_summary(listing), *_remarks(listing), *_proposals(listing), *_skipped(listing)])
+
+
+def _summary(listing: Listing) -> Iterator[str]:
+    yield f"{listing.source}: {_count(len(listing.items), 'example')}, {_count(len(listing.skipped), 'file')} skipped"
+    yield f"  size (h x w)  {_sizes(listing.sizes)}"
+    yield f"  mode          {_counts(listing.modes)}"
+    yield f"  dtype         {_counts(listing.dtypes)}"
+    yield "  split         " + assign([i.split for i in listing.items], [i.digest for i in listing.items])[
+        1
+    ].removeprefix("split ")
+    for profile in listing.profiles:
+        yield f"  column        {_column(profile, len(listing.items))}"
+    if not listing.profiles:
+        yield "  column        none"
+
+
+def _remarks(listing: Listing) -> Iterator[str]:
+    remarks = [*listing.notes, *_duplicates(listing), *_odd(listing)]
+    if len(listing.items) < _FEW:
+        remarks.append(f"{_count(len(listing.items), 'example')}: a model will mostly remember them; more would help")
+    if remarks:
+        yield "remarks"
+        yield from (f"  {remark}" for remark in remarks)
+
+
+def _proposals(listing: Listing) -> Iterator[str]:
+    height, width = target_size(listing.sizes)
+    yield "proposal"
+    yield f"  size     {height} x {width}" + ("" if set(listing.sizes) == {(height, width)} else _HOW)
+    yield f"  columns  {choose(listing.profiles, None)[1]}"
+
+
+def _skipped(listing: Listing) -> Iterator[str]:
+    if not listing.skipped:
+        return
+    yield f"skipped ({len(listing.skipped):,})"
+    yield from (f"  {file.name}: {file.reason}" for file in listing.skipped)
+
+
+def _duplicates(listing: Listing) -> Iterator[str]:
+    groups = listing.duplicates
+    if groups:
+        extra = sum(len(names) - 1 for names in groups)
+        yield (
+            f"{_count(extra, 'exact duplicate')} in {_count(len(groups), 'group')}, kept and on one side of the split: "
+            + "; ".join(" = ".join(names[:3]) for names in groups[:_SHOWN])
+            + ("; ..." if len(groups) > _SHOWN else "")
+        )
+    links = sum("symbolic link" in file.reason or "a link to" in file.reason for file in listing.skipped)
+    if links:
+        yield f"{_count(links, 'link')} to other files of the set: exact duplicates, kept once"
+
+
+def _odd(listing: Listing) -> Iterator[str]:
+    target = target_size(listing.sizes)
+    odd: dict[str, list[str]] = defaultdict(list)
+    mixed = len(listing.sizes) > 1
+    for item in listing.items:
+        for what in _oddities(item, target, mixed):
+            odd[what].append(item.name)
+    for what, names in odd.items():
+        more = ", ..." if len(names) > _SHOWN else ""
+        yield f"{_count(len(names), 'file')} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _oddities(item: Item, target: tuple[int, int], mixed: bool) -> Iterator[str]:
+    height, width = item.header.height, item.header.width
+    if item.header.more:
+        yield "with several frames or pages, of which the first is used"
+    if mixed and max(height, width) > _LONG * min(height, width):
+        yield f"more than {_LONG:.0f} times as long as wide, of which the centre is used"
+    if mixed and (height < target[0] / 2 or width < target[1] / 2):
+        yield "less than half the proposed size, enlarged"
+
+
+def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
+    if len(sizes) == 1:
+        ((height, width),) = sizes
+        return f"{height} x {width}"
+    heights, widths = zip(*Counter(sizes).elements(), strict=True)
+    middle = len(heights) // 2
+    return (
+        f"{len(sizes):,} different; height {min(heights)} to {max(heights)}, median {sorted(heights)[middle]}; "
+        f"width {min(widths)} to {max(widths)}, median {sorted(widths)[middle]}"
+    )
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" if len(counts) > 1 else name for name, count in counts.most_common())
+
+
+def _column(profile: Profile, total: int) -> str:
+    filled = "" if profile.filled == total else f", {profile.filled:,} of {total:,} filled"
+    if profile.role == "class":
+        shown = ", ".join(profile.labels[:_SHOWN]) + (", ..." if len(profile.labels) > _SHOWN else "")
+        return f"{profile.name}: class of {len(profile.labels)} labels ({shown}){filled}"
+    if profile.role == "number":
+        return f"{profile.name}: number from {profile.low:g} to {profile.high:g}{filled}"
+    return f"{profile.name}: text, such as {profile.example!r}{filled}; not a condition yet"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -1,0 +1,132 @@
+"""Sorts the files of a tree by what they may be: images, arrays, tables, captions; the rest is left out by name.
+
+The suffix decides, and the first bytes where it says nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from fromnoise.data import image, table
+from fromnoise.data.stack import is_array
+from fromnoise.data.table import Table
+from fromnoise.data.tree import TAR_SUFFIXES, ZIP_SUFFIXES, Entry, Folder, Skipped, Tree, Unreadable, read, reason
+from fromnoise.errors import FromNoiseError
+
+_NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "authors", "changelog", "credits", "index")
+_NOTE_SUFFIXES = (".md", ".rst", ".txt", ".html", ".htm", ".pdf", ".doc", ".docx", ".url", ".log", ".cff", ".bib")
+_OTHER_MEDIA = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".mp4", ".mov", ".avi", ".mp3", ".wav")
+_CAPTION_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """The files of a tree by kind."""
+
+    images: list[Entry] = field(default_factory=list)
+    arrays: list[Entry] = field(default_factory=list)
+    tables: list[Entry] = field(default_factory=list)
+    captions: dict[str, Entry] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def sort(tree: Tree) -> Kinds:
+    """The files by kind; a `.txt` beside an image of the same stem is its caption, any other a note."""
+    kinds, texts = Kinds(), []
+    for entry in tree.entries:
+        if entry.suffix in image.SUFFIXES:
+            kinds.images.append(entry)
+        elif is_array(entry.name):
+            kinds.arrays.append(entry)
+        elif entry.suffix in table.SUFFIXES:
+            kinds.tables.append(entry)
+        elif entry.suffix == ".txt":
+            texts.append(entry)
+        elif reason := _why_not(tree, entry):
+            kinds.skipped.append(Skipped(name=entry.name, reason=reason))
+        else:
+            kinds.images.append(entry)
+    stems = {_stem(entry) for entry in kinds.images}
+    for entry in texts:
+        if _stem(entry) in stems and entry.size <= _CAPTION_LIMIT:
+            kinds.captions[_stem(entry)] = entry
+        else:
+            kinds.skipped.append(Skipped(name=entry.name, reason="a note: no image of the same name is beside it"))
+    return kinds
+
+
+def _stem(entry: Entry) -> str:
+    return entry.name.removesuffix(PurePosixPath(entry.name).suffix)
+
+
+def _why_not(tree: Tree, entry: Entry) -> str | None:
+    name = PurePosixPath(entry.name).name.lower()
+    if name.startswith(_NOTES) or name.endswith(_NOTE_SUFFIXES):
+        return "a note, not an image"
+    if name.endswith(ZIP_SUFFIXES + TAR_SUFFIXES):
+        return "an archive inside the set: unpack it, or give it on its own"
+    if name.endswith(_OTHER_MEDIA):
+        return f"{entry.suffix} is not read: convert it to PNG"
+    try:
+        with tree.open(entry) as file:
+            return None if image.sniff(file.read(16)) else "not an image, an array or a table"
+    except Exception as error:  # zipfile and tarfile raise many kinds for a broken member
+        return f"cannot be read: {reason(error)}"
+
+
+def captions(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> dict[str, str]:
+    """Image name -> the text of its sidecar; sidecars that cannot be read go to `skipped`."""
+    found = {}
+    for entry in kinds.images if kinds.captions else ():
+        if text := kinds.captions.get(_stem(entry)):
+            try:
+                found[entry.name] = " ".join(read(tree, text).decode("utf-8", errors="replace").split())
+            except Unreadable as error:
+                skipped.append(Skipped(name=text.name, reason=str(error)))
+    return found
+
+
+def tables(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> list[tuple[str, Table]]:
+    """The tables that name files of the tree; the others, and the files that they miss, go to `skipped`."""
+    names = frozenset(entry.name for entry in tree.entries) | {file.name for file in tree.skipped}
+    found = []
+    for entry in kinds.tables:
+        try:
+            joined = _join(tree, entry, names.__contains__)
+        except (ValueError, Unreadable, csv.Error) as error:
+            skipped.append(Skipped(name=entry.name, reason=f"not a readable table: {reason(error)}"))
+            continue
+        if joined is None:
+            skipped.append(Skipped(name=entry.name, reason="a table that names no file of the set"))
+        else:
+            found.append((entry.name, joined))
+            skipped.extend(_missing(entry.name, joined.missing))
+    return found
+
+
+def from_table(file: Path, skipped: list[Skipped]) -> tuple[Tree, list[tuple[str, Table]]]:
+    """A table that is itself the data: the files that it names, relative to its folder or absolute."""
+    alone = Folder(file.parent, only=[file.name])
+    try:
+        joined = _join(alone, alone.entries[0], lambda name: (file.parent / name).is_file())
+    except (ValueError, Unreadable, csv.Error) as error:
+        raise FromNoiseError(
+            f"The table {file} cannot be read ({reason(error)}): save it as UTF-8 CSV or JSON lines."
+        ) from error
+    if joined is None:
+        raise FromNoiseError(
+            f"No column of the table {file} names files that exist: give paths relative to its folder, as `file_name`."
+        )
+    skipped.extend(_missing(file.name, joined.missing))
+    return Folder(file.parent, only=list(joined.rows)), [(file.name, joined)]
+
+
+def _join(tree: Tree, entry: Entry, exists: Callable[[str], bool]) -> Table | None:
+    return table.match(entry.name, table.parse_rows(entry.name, read(tree, entry)), exists)
+
+
+def _missing(where: str, names: Iterable[str]) -> Iterable[Skipped]:
+    return (Skipped(name=name, reason=f"named in {where}, but not there") for name in names)

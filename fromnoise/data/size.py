@@ -1,0 +1,48 @@
+"""The one shape that all examples take.
+
+Every image is scaled to cover the target (antialiased) and cut to it around its centre; one that has the target's size
+is not touched.  The target is, in this order:
+
+(h, w)   as asked.
+n        as asked: the shorter side.  A set of one size keeps its aspect ratio, sets of mixed sizes become n x n.
+own      one size of no more pixels than 64 x 64, such as 37 x 91, is kept.
+shrunk   one size above that becomes 64 on its longer side, the shorter side rounded to a multiple of 4.
+mixed    the largest of 32 x 32, 48 x 48 and 64 x 64 that the median shorter side fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fromnoise.errors import FromNoiseError
+
+_LARGEST = 64
+_SQUARES = (32, 48, 64)
+
+
+def target_size(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, int] | None = None) -> tuple[int, int]:
+    """(height, width) for a set of `sizes` (height, width) -> count, by the rule above."""
+    if size is not None and min(np.atleast_1d(size)) < 1:
+        raise FromNoiseError(f"A size of {size} is no image: give a positive number of pixels, such as 64.")
+    if isinstance(size, tuple):
+        return size
+    if len(sizes) == 1:
+        return _uniform(*next(iter(sizes)), size)
+    if size is not None:
+        return size, size
+    shorter = np.repeat([min(s) for s in sizes], list(sizes.values()))
+    side = max((s for s in _SQUARES if s <= np.median(shorter)), default=_SQUARES[0])
+    return side, side
+
+
+def _uniform(height: int, width: int, size: int | None) -> tuple[int, int]:
+    if size is not None:
+        scale = size / min(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+    if height * width <= _LARGEST**2:
+        return height, width
+    longer = max(height, width)
+    shorter = max(4, 4 * round(min(height, width) * _LARGEST / longer / 4))
+    return (_LARGEST, shorter) if height >= width else (shorter, _LARGEST)

@@ -1,0 +1,122 @@
+"""From a network to a posterior: preconditioning, readout and the precision boundary.
+
+`NetDenoiser` feeds its network `x_t / √n`, n = (1-t)²·sigma_data² + t² (unit variance at every t), and reads the answer
+out by the target's row.  Inside, autocast may run in bfloat16; what comes in and goes out has the caller's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from fromnoise.cond import Cond
+from fromnoise.path import Path, scale
+from fromnoise.posterior import Logits, Mean, Posterior
+from fromnoise.process import Gaussian, Masked, Process
+from fromnoise.target import Target, input_variance, readout
+from fromnoise.types import Data, FromNoiseError, Time
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    process: Process
+
+    def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Posterior:
+        """The posterior of x0 given x_t.  `s` is the destination of the step; flow maps answer for it."""
+        ...
+
+
+class NetDenoiser(nn.Module):
+    """A network and its conditioner as a denoiser of continuous data.
+
+    A plain model ignores the destination (its network only ever saw s = t).  A flow map answers with the average
+    velocity from t to s, read as x0_hat = x_t - t·u, so that a DDIM step to any s is exact (Geng et al. 2025).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        conditioner: nn.Module,
+        target: Target,
+        *,
+        sigma_data: float = 0.5,
+        time_axes: tuple[int, ...] = (),
+        flow_map: bool = False,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        super().__init__()
+        self.process = Gaussian()
+        self.net, self.conditioner = net, conditioner
+        self.target, self.sigma_data, self.flow_map = target, sigma_data, flow_map
+        self.time_axes, self.autocast = time_axes, autocast
+
+    def forward(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Mean:
+        check_time(x_t, t, self.time_axes)
+        s = t if s is None or not self.flow_map else s
+        # Networks compute in their own precision; float64 callers keep their digits outside.
+        dtype = next(self.net.parameters()).dtype
+        scaled = (x_t / input_variance(t, self.sigma_data).sqrt()).to(dtype)
+        with self.autocast():
+            y, mid = self.net(scaled, t.to(dtype), s.to(dtype), self.conditioner(cond))
+        a, b = readout(self.target, t)
+
+        def read(y: Tensor) -> Tensor:
+            return a * y.to(x_t.dtype) + b * x_t
+
+        return Mean(read(y), None if mid is None else read(mid))
+
+
+class TokenDenoiser(nn.Module):
+    """A network over tokens as a denoiser of the masked process.
+
+    The mask symbol is never predicted, and a token already shown is certain (MDLM's two substitutions).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        conditioner: nn.Module,
+        vocab: int,
+        *,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        super().__init__()
+        self.process = Masked(vocab)
+        self.net, self.conditioner, self.autocast = net, conditioner, autocast
+
+    def forward(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Logits:
+        with self.autocast():
+            logits, _ = self.net(x_t, t, t, self.conditioner(cond))
+        shown = x_t != self.process.vocab
+        return Logits(logits.float()).pin(x_t.masked_fill(~shown, 0), shown)
+
+
+class Foreign:
+    """A network trained on another path, as a denoiser on the line.
+
+    `net(x, u)` takes its own coordinates and its own time (b, 1, …, 1), and regresses `target`, whose row in (x0, eps)
+    is the same in any coordinates.
+    """
+
+    def __init__(self, net: Callable[[Tensor, Tensor], Tensor], path: Path, target: Target) -> None:
+        self.process = Gaussian()
+        self.net, self.path, self.target = net, path, target
+
+    def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Mean:
+        u = self.path.own_time(t)
+        a, b = readout(self.target, t)
+        return Mean(a * self.net(scale(self.path, u) * x_t, u) + b * x_t)
+
+
+def check_time(x: Data, t: Time, time_axes: tuple[int, ...]) -> None:
+    """Refuses a noise level per element from a model that was not trained so (`time_axes` count spatial axes)."""
+    varying = [axis - 2 for axis in range(1, t.ndim) if t.shape[axis] != 1]
+    wrong = [axis for axis in varying if axis not in time_axes]
+    if t.ndim != x.ndim or wrong:
+        raise FromNoiseError(
+            f"Time of shape {tuple(t.shape)} does not fit data of shape {tuple(x.shape)}: this model was trained with "
+            f"one noise level for {'each index of axes ' + str(time_axes) if time_axes else 'the whole example'}."
+        )

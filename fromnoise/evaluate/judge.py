@@ -1,0 +1,194 @@
+"""The judgement: samples, held-out data and known harms, all measured in one way, and what that means in words.
+
+Every row of the table is a set of examples compared with the same training examples, in parts of one size n, so that
+the finite-sample bias is the same in all rows:
+
+    samples      what is judged
+    floor        held-out data: as near as anything honest can come
+    corruptions  training examples harmed in known ways (`corrupt.REFERENCES`): the marks of the ruler
+    copies       training examples that are compared with: a distance praises them, so it cannot see copying
+
+Corrupted examples and those they are compared with are disjoint.  Copying has its own check, against held-out data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fromnoise.evaluate.corrupt import REFERENCES
+from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manifold
+from fromnoise.evaluate.features import Examples, Features
+from fromnoise.evaluate.neighbours import CopyCheck, batches, copy_check, nearest
+from fromnoise.rng import derive_seed
+from fromnoise.types import FromNoiseError
+
+FEWEST, MOST = 20, 5000  # examples a part: the kernel distance needs 20, and beyond 5,000 the bias no longer matters
+COMPARED = 10_000  # training examples that every row is compared with, at most
+SEARCHERS = 2000  # samples and held-out examples whose neighbours are searched, at most
+REDRAWS = 8
+
+Role = Literal["samples", "floor", "corruption", "copies"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One set beside the training data.  Distances: less is nearer; shares in [0, 1] (see `distance.Manifold`)."""
+
+    name: str
+    says: str
+    role: Role
+    frechet: float
+    kernel: float
+    kernel_error: float
+    precision: float
+    recall: float
+    coverage: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """`rows` in units of `features`, each from parts of `count` examples against `compared` training examples.
+
+    `noise` is the standard deviation of the Fréchet distance of `count` fresh training examples: differences below
+    twice of it mean nothing.
+    """
+
+    features: str
+    count: int
+    compared: int
+    noise: float
+    rows: tuple[Row, ...]
+    copies: tuple[CopyCheck, ...]
+    sentences: tuple[str, ...] = ()
+
+    def to_json(self) -> dict:
+        verdicts = [asdict(c) | {"level": c.level, "verdict": c.verdict} for c in self.copies]
+        return asdict(self) | {"copies": verdicts}
+
+    def row(self, role: Role) -> Row:
+        return next(r for r in self.rows if r.role == role)
+
+
+def judge(
+    samples: Float[Tensor, "n c *d"],
+    train: Examples,
+    held: Float[Tensor, "m c *d"],
+    features: Features,
+    *,
+    seed: int = 0,
+) -> Judgement:
+    """Judge encoded samples x0 against the training set (read in batches) and held-out data.
+
+    Raises `FromNoiseError` below `FEWEST` samples, `FEWEST` held-out or `4 * FEWEST` training examples.
+    """
+    count = min(len(samples), len(held), len(train) // 4, MOST)
+    if count < FEWEST:
+        raise FromNoiseError(
+            f"A judgement needs at least {FEWEST} samples, {FEWEST} held-out and {4 * FEWEST} training examples, not "
+            f"{len(samples)}, {len(held)} and {len(train)}: sample more, or hold more data out."
+        )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "judge"))
+    order = torch.randperm(len(train), generator=generator).numpy()
+    source, compared = train[order[:count]], order[count : count + COMPARED]
+    real = torch.cat([features(train[part]) for part in np.array_split(compared, ceil(len(compared) / 512))])
+    measure = _measure(real, count)
+    rows = [
+        measure("your samples", "what the model makes", "samples", features(samples)),
+        measure("held-out data", "real examples the model never saw: the floor", "floor", features(held)),
+        measure("copies", "training examples themselves: a distance cannot see copying", "copies", real[count : 2 * count]),
+    ]
+    for c in REFERENCES:
+        rows.append(measure(c.name, c.says, "corruption", features(c.apply(source, generator))))
+    judgement = Judgement(
+        features=features.name,
+        count=count,
+        compared=len(real),
+        noise=_noise(real, count, generator),
+        rows=tuple(rows),
+        copies=_copies(samples[:SEARCHERS], train, held[:SEARCHERS], features),
+    )
+    return replace(judgement, sentences=_sentences(judgement))
+
+
+def _measure(real: Float[Tensor, "n f"], count: int) -> Callable[[str, str, Role, Tensor], Row]:
+    """The one way in which every row is made; the Fréchet distance is the mean over all whole parts of `count`."""
+    moments = Moments.of(real)
+
+    def measure(name: str, says: str, role: Role, fake: Tensor) -> Row:
+        parts = [part for part in fake.split(count) if len(part) == count]
+        kernel = kernel_distance(real[:count], parts[0])
+        near = manifold(real[:count], parts[0])
+        return Row(
+            name=name,
+            says=says,
+            role=role,
+            frechet=sum(frechet(Moments.of(part), moments) for part in parts) / len(parts),
+            kernel=kernel.value,
+            kernel_error=kernel.error,
+            precision=near.precision,
+            recall=near.recall,
+            coverage=near.coverage,
+        )
+
+    return measure
+
+
+def _noise(real: Float[Tensor, "n f"], count: int, generator: torch.Generator) -> float:
+    """How much the Fréchet distance of `count` examples of the very same law varies from draw to draw."""
+    draws = []
+    for _ in range(REDRAWS):
+        order = torch.randperm(len(real), generator=generator)
+        draws.append(frechet(Moments.of(real[order[:count]]), Moments.of(real[order[count:]])))
+    return float(torch.tensor(draws).std())
+
+
+def _copies(samples: Tensor, train: Examples, held: Tensor, features: Features) -> tuple[CopyCheck, ...]:
+    """The copy check in the data's own values and in features; the whole training set is searched in both."""
+    spaces = (("values", lambda x: x), ("features", features))
+    return tuple(
+        copy_check(*(nearest(see(x), map(see, batches(train)), k=2) for x in (samples, held)), space=name)
+        for name, see in spaces
+    )
+
+
+def _sentences(j: Judgement) -> tuple[str, ...]:
+    worst = max(j.copies, key=lambda c: ("none", "nearer", "copies").index(c.level))
+    ours, floor = j.row("samples"), j.row("floor")
+    return (
+        _place(j),
+        f"Quality: {ours.precision:.0%} of the samples fall where training data lie (held-out data: "
+        f"{floor.precision:.0%}).",
+        f"Variety: the samples reach {ours.coverage:.0%} of the neighbourhoods of the training data (held-out data: "
+        f"{floor.coverage:.0%}).",
+        worst.verdict,
+        f"Every row was measured with {j.count} examples at a time; differences in the Fréchet distance below "
+        f"{2 * j.noise:.2g} mean nothing, and numbers of another data set or other features cannot be compared.",
+    )
+
+
+def _place(j: Judgement) -> str:
+    """Where the samples stand on the ruler of corruptions."""
+    ours, floor = j.row("samples"), j.row("floor")
+    marks = sorted((r for r in j.rows if r.role == "corruption"), key=lambda r: r.frechet)
+    below = [r for r in marks if r.frechet <= ours.frechet]
+    above = [r for r in marks if r.frechet > ours.frechet]
+    start, end = f"Your samples ({ours.frechet:.2g})", f"held-out data stand at {floor.frechet:.2g}."
+    if ours.frechet <= floor.frechet + 2 * j.noise:
+        return f"{start} cannot be told from new data by this distance: {end}"
+    if not below:
+        return f"{start} stand nearer to the data than every reference corruption, {_mark(above[0])} first; {end}"
+    if not above:
+        return f"{start} stand farther from the data than every reference corruption, {_mark(below[-1])} last; {end}"
+    return f"{start} stand between {_mark(below[-1])} and {_mark(above[0])}; {end}"
+
+
+def _mark(row: Row) -> str:
+    return f"“{row.name}” ({row.frechet:.2g})"

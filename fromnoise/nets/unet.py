@@ -1,0 +1,186 @@
+"""A U-Net for data on 1 to 3 axes, shaped for processors with few strong cores.
+
+Nearly all time goes into 3-wide convolutions at high arithmetic intensity; the rest is kept few and fused: the data
+enters as patches, norms run over channels (see `patches.ModulatedNorm`), sizes halve by a strided 2-wide convolution
+and grow by a linear map and a reshape.  One skip per level joins by a sum of two projections, which is what a
+concatenation followed by a 1-wide convolution computes, without the copy and without doubling the next convolution
+(one skip per level: Hoogeboom et al. 2024, "Simpler Diffusion").
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fromnoise.nets.attention import Attention
+from fromnoise.nets.condition import Encoded
+from fromnoise.nets.patches import CONV, Entry, Head, ModulatedNorm, per_axis, unpatch
+from fromnoise.types import FromNoiseError
+
+
+class UNet(nn.Module):
+    """x (b, channels, *d) of any size -> (b, out_channels, *d).
+
+    widths      features per level, finest first; multiples of 32
+    blocks      residual blocks per level on the way down, and as many on the way up
+    attention   per level: whether its blocks are followed by attention, over all axes that share one time
+    time_axes   spatial axes along which t may vary: they are neither cut into patches nor halved
+    mid_head    a second, weaker answer, read where the decoder's first level begins: it has the details of the skip,
+                so it errs where the network errs, but none of the work of the decoder
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int | None = None,
+        space: int,
+        widths: tuple[int, ...],
+        blocks: int,
+        patch: int | tuple[int, ...],
+        attention: tuple[bool, ...],
+        emb: int,
+        map_channels: int = 0,
+        mid_head: bool = False,
+        time_axes: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        if len(attention) != len(widths) or any(w % 32 for w in widths):
+            raise FromNoiseError(f"give each level a multiple of 32 and an attention flag, not {widths}, {attention}")
+        patch, half = per_axis(patch, space, time_axes), per_axis(2, space, time_axes)
+        depth, out = len(widths) - 1, out_channels or channels
+        self.entry = Entry(
+            channels=channels,
+            map_channels=map_channels,
+            width=widths[0],
+            emb=emb,
+            patch=patch,
+            multiple=tuple(p * h**depth for p, h in zip(patch, half, strict=True)),
+            time_axes=time_axes,
+        )
+        times = [time_axes if attend else None for attend in attention]
+        stages = [(w, blocks, space, emb, time) for w, time in zip(widths, times, strict=True)]
+        self.down = nn.ModuleList([Stage(*stage) for stage in stages])
+        self.up = nn.ModuleList([Stage(*stage) for stage in stages])
+        self.shrink = nn.ModuleList([CONV[space](a, b, half, half) for a, b in pairwise(widths)])
+        self.grow = nn.ModuleList([Grow(b, a, half) for a, b in pairwise(widths)])
+        self.head = Head(widths[0], out, patch, emb)
+        self.mid_level = max(depth - 1, 0)
+        mid_patch = tuple(p * h**self.mid_level for p, h in zip(patch, half, strict=True))
+        self.mid_head = Head(widths[self.mid_level], out, mid_patch, emb) if mid_head else None
+
+    def forward(
+        self, x: Float[Tensor, "b c *d"], t: Float[Tensor, "b 1 *#d"], s: Float[Tensor, "b 1 *#d"], cond: Encoded
+    ) -> tuple[Float[Tensor, "b out *d"], Float[Tensor, "b out *d"] | None]:
+        size = tuple(x.shape[2:])
+        h, emb = self.entry(x, t, s, cond)
+        skips, mid = [], None
+        for level, stage in enumerate(self.down):
+            h = stage(self.shrink[level - 1](h) if level else h, emb, cond)
+            skips.append(h)
+        for level in reversed(range(len(self.up))):
+            h = self.grow[level](h, skips[level]) if level < len(self.grow) else h
+            if level == self.mid_level and self.mid_head is not None:
+                mid = self.mid_head(h, emb, size)
+            h = self.up[level](h, emb, cond)
+        return self.head(h, emb, size), mid
+
+    @property
+    def taps(self) -> dict[str, nn.Module]:
+        """`level{i}.block{j}` and `level{i}.attention{j}`, j counting down the encoder then up the decoder; `mid`."""
+        places: dict[str, nn.Module] = {"mid": self.down[-1]}
+        for level, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
+            assert isinstance(down, Stage) and isinstance(up, Stage)
+            places |= {f"level{level}.block{j}": block for j, block in enumerate([*down.blocks, *up.blocks])}
+            attentions = [*down.attentions, *up.attentions]
+            places |= {f"level{level}.attention{j}": block for j, block in enumerate(attentions)}
+        return places
+
+
+class Stage(nn.Module):
+    """Residual blocks at one size, each followed by attention unless `time_axes` is None."""
+
+    def __init__(self, width: int, blocks: int, space: int, emb: int, time_axes: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([ResBlock(width, space, emb) for _ in range(blocks)])
+        attend = [] if time_axes is None else [SpaceAttention(width, emb, space, time_axes) for _ in range(blocks)]
+        self.attentions = nn.ModuleList(attend)
+
+    def forward(self, h: Float[Tensor, "b w *d"], emb: Tensor, cond: Encoded) -> Float[Tensor, "b w *d"]:
+        for j, block in enumerate(self.blocks):
+            h = block(h, emb)
+            if len(self.attentions):
+                h = self.attentions[j](h, cond)
+        return h
+
+
+class ResBlock(nn.Module):
+    """h + conv(silu(modulated norm(conv(silu(norm(h)))))), the last convolution zero at first.
+
+    The convolutions have no bias: the norms that follow shift every channel anyway, and on a CPU the bias alone is a
+    seventh of a convolution's backward time.
+    """
+
+    def __init__(self, width: int, space: int, emb: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.conv1 = CONV[space](width, width, 3, padding=1, bias=False)
+        self.norm2 = ModulatedNorm(width, emb)
+        self.conv2 = CONV[space](width, width, 3, padding=1, bias=False)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, h: Float[Tensor, "b w *d"], emb: Tensor) -> Float[Tensor, "b w *d"]:
+        y = self.conv1(F.silu(self.norm1(h.movedim(1, -1))).movedim(-1, 1))
+        return h + self.conv2(F.silu(self.norm2(y.movedim(1, -1), emb)).movedim(-1, 1))
+
+
+class SpaceAttention(nn.Module):
+    """Attention among the places that share one time (over all places where every axis has its own).
+
+    The axes of `time_axes` are folded into the batch: frames talk through the convolutions.
+    """
+
+    def __init__(self, width: int, emb: int, space: int, time_axes: tuple[int, ...]) -> None:
+        super().__init__()
+        shared = [i for i in range(space) if i not in time_axes]
+        folded = list(time_axes) if shared else []
+        self.order = (0, *(1 + i for i in folded), *(1 + i for i in shared or range(space)), space + 1)
+        self.folded = len(folded)
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, width // (64 if width % 64 == 0 else 32), emb)
+        nn.init.zeros_(self.attention.out.weight)
+        nn.init.zeros_(self.attention.out.bias)
+
+    def forward(self, h: Float[Tensor, "b w *d"], cond: Encoded) -> Float[Tensor, "b w *d"]:
+        y = self.norm(h.movedim(1, -1)).permute(self.order)
+        shape = y.shape
+        frames = math.prod(shape[1 : 1 + self.folded])
+        y = self.attention(y.reshape(len(h) * frames, -1, shape[-1]), _repeat(cond, frames)).reshape(shape)
+        back = sorted(range(len(shape)), key=self.order.__getitem__)
+        return h + y.permute(back).movedim(-1, 1)
+
+
+def _repeat(cond: Encoded, frames: int) -> Encoded:
+    """The condition's tokens for each frame of each example."""
+    if frames == 1 or cond.tokens is None or cond.token_mask is None:
+        return cond
+    vec, tokens, mask = (z.repeat_interleave(frames, 0) for z in (cond.vec, cond.tokens, cond.token_mask))
+    return Encoded(vec, tokens, mask, None)
+
+
+class Grow(nn.Module):
+    """A coarse level made fine, plus the projected skip."""
+
+    def __init__(self, coarse: int, fine: int, factor: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factor = factor
+        self.coarse = nn.Linear(coarse, fine * math.prod(factor), bias=False)
+        self.skip = nn.Linear(fine, fine)
+
+    def forward(self, h: Tensor, skip: Float[Tensor, "b w *d"]) -> Float[Tensor, "b w *d"]:
+        grown = unpatch(self.coarse(h.movedim(1, -1)), self.factor)
+        return (grown + self.skip(skip.movedim(1, -1))).movedim(-1, 1)

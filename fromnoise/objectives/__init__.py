@@ -1,0 +1,7 @@
+"""Training losses, one family a file.  Each is a callable `(denoise, x0, cond, rng) -> Loss`."""
+
+from fromnoise.objectives.loss import Loss, Objective
+from fromnoise.objectives.masked import MaskedCrossEntropy
+from fromnoise.objectives.regression import Regression, TargetWeight, UniformWeight, VelocityWeight
+
+__all__ = ["Loss", "MaskedCrossEntropy", "Objective", "Regression", "TargetWeight", "UniformWeight", "VelocityWeight"]

@@ -1,0 +1,31 @@
+"""What every objective returns: one value per example, with the noise level it was measured at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fromnoise.cond import Cond
+from fromnoise.denoise import Denoiser
+from fromnoise.rng import Rng
+from fromnoise.types import Data, Time
+
+
+@dataclass(frozen=True)
+class Loss:
+    value: Float[Tensor, " b"]
+    t: Float[Tensor, " b"]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng) -> Loss:
+        """The training loss at noise levels of the objective's own choice."""
+        ...
+
+    def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
+        """The loss at given noise levels, for measuring on held-out data."""
+        ...

@@ -1,0 +1,112 @@
+"""Regression of the posterior mean: `weight(t)·‖x0_hat - x0‖²`, averaged over the elements of an example.
+
+The weight is separate from what the network predicts.  Regressing a target's own y is the weight 1/A² (`readout`);
+x-prediction with the velocity's loss is the x0 row with 1/max(t, .05)² (Li & He 2025, JiT).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fromnoise.cond import Cond
+from fromnoise.denoise import Denoiser
+from fromnoise.density import Density
+from fromnoise.objectives.loss import Loss
+from fromnoise.posterior import Mean
+from fromnoise.process import add_noise
+from fromnoise.rng import Rng
+from fromnoise.target import Target, readout
+from fromnoise.types import Data, Time
+
+
+@runtime_checkable
+class Weight(Protocol):
+    def __call__(self, t: Time) -> Time: ...
+
+
+@dataclass(frozen=True)
+class UniformWeight:
+    def __call__(self, t: Time) -> Time:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VelocityWeight:
+    """1/max(t, floor)²: the error of the velocity, but bounded near the data."""
+
+    floor: float = 0.05
+
+    def __call__(self, t: Time) -> Time:
+        return t.clamp_min(self.floor) ** -2
+
+
+@dataclass(frozen=True)
+class TargetWeight:
+    """1/A²: the plain squared error of the network's own output."""
+
+    target: Target
+
+    def __call__(self, t: Time) -> Time:
+        return readout(self.target, t)[0] ** -2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """Draws t from `density` (stratified over the global batch) and noise, and measures the denoiser's error.
+
+    noise_choices  of so many draws the noise nearest to x0 is kept: straighter couplings (KNN-immiscible diffusion, Li
+                   et al. 2024).  Only for unconditional models, whose noise may depend on what is generated.
+    mid_share      weight of the same loss on the network's mid-depth output.
+    time_axes      spatial axes along which each index gets a noise level of its own (diffusion forcing, Chen et al.
+                   2024).
+    """
+
+    density: Density
+    weight: Weight
+    noise_choices: int = 1
+    mid_share: float = 0.25
+    time_axes: tuple[int, ...] = ()
+
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng) -> Loss:
+        t = self.times(x0, rng)
+        post = self.posterior(denoise, x0, cond, t, rng)
+        value = self.error(post.x0, x0, t)
+        if post.mid is not None:
+            value = value + self.mid_share * self.error(post.mid, x0, t)
+        return Loss(value, t.flatten(1).mean(1))
+
+    def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
+        return self.error(self.posterior(denoise, x0, cond, t, rng).x0, x0, t)
+
+    def posterior(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Mean:
+        eps = nearest_noise(x0, rng, self.noise_choices)
+        post = denoise(add_noise(x0, eps, t), t, cond)
+        assert isinstance(post, Mean)
+        return post
+
+    def times(self, x0: Data, rng: Rng) -> Time:
+        if self.time_axes:
+            shape = tuple(n if i - 2 in self.time_axes or i == 0 else 1 for i, n in enumerate(x0.shape))
+            u = rng.uniform(shape, like=torch.empty(0, dtype=torch.float64))
+        else:
+            u = rng.stratified().reshape(-1, *(1,) * (x0.ndim - 1))
+        return self.density.quantile(u).to(device=x0.device, dtype=x0.dtype)
+
+    def error(self, x0_hat: Tensor, x0: Tensor, t: Time) -> Tensor:
+        return (self.weight(t) * (x0_hat - x0) ** 2).flatten(1).mean(1)
+
+
+def nearest_noise(x0: Data, rng: Rng, choices: int) -> Tensor:
+    """Standard normal noise, the draw nearest to x0 of `choices`."""
+    if choices == 1:
+        return rng.normal(tuple(x0.shape), like=x0)
+    draws = rng.normal((len(x0), choices, *x0.shape[1:]), like=x0)
+    # ‖eps - x0‖² differs between draws by ‖eps‖² - 2·eps·x0 alone.
+    flat = draws.flatten(2)
+    score = (flat**2).sum(2) - 2 * torch.einsum("bkd,bd->bk", flat, x0.flatten(1))
+    return draws[torch.arange(len(x0), device=x0.device), score.argmin(1)]

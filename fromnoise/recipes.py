@@ -1,0 +1,138 @@
+"""Recipes: functions from (data, budget, hardware) to a complete `Config`, and the reasons in plain words.
+
+The numbers come from the experiments in docs/benchmarks.md.  A recipe decides; `--set` overrides any part of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fromnoise.build import build_denoiser
+from fromnoise.cond import Column, Cond
+from fromnoise.config import Config, LossConfig, ModelConfig, OptimConfig, RunConfig, SampleConfig, UNetConfig
+from fromnoise.runtime import Runtime, from_main
+from fromnoise.types import Shape
+
+# Width of the first level, narrowest to widest, and the images a run should at least see before the next one pays.
+WIDTHS = {64: 0, 96: 25_000, 128: 100_000, 192: 600_000, 256: 2_000_000}
+# What a training step reaches of the speed of a large matrix product, on the processors measured.
+EFFICIENCY = {"float32": 0.6, "bfloat16": 0.25}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a recipe may know of the data.  `shape` is x0's (c, *space); `std` its standard deviation."""
+
+    examples: int
+    held: int
+    shape: Shape
+    columns: tuple[Column, ...]
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How far this machine gets: examples a second for a network, and how many of them in the run."""
+
+    rate: float
+    examples: float
+
+
+def recipe(
+    facts: Facts, runtime: Runtime, *, budget: float | None, steps: int | None, seed: int = 0
+) -> tuple[Config, float]:
+    """The settings for a run of `budget` seconds or `steps` steps, and the machine's sustained speed in FLOP/s."""
+    # One rank decides for all: ranks that measured differently would build different networks.
+    speed = from_main(matmul_speed(runtime) * EFFICIENCY[runtime.precision], runtime)
+    conditional = bool(facts.columns)
+    config = Config(
+        model=ModelConfig(target="x0", sigma_data=round(facts.std, 4)),
+        loss=LossConfig(noise_choices=1 if conditional else 4),
+        optim=OptimConfig(batch=min(64, max(8, facts.examples))),
+        run=RunConfig(steps=steps, budget=budget, seed=seed, held_examples=min(facts.held, 64), **_pace(budget)),
+        sample=SampleConfig(guidance=1.5 if conditional else 1.0),
+    )
+    nets = {width: replace(config, net=image_net(facts.shape, width)) for width in WIDTHS}
+    width = max(w for w, c in nets.items() if reach(c, facts, speed).examples >= WIDTHS[w])
+    return nets[width], speed
+
+
+def reach(config: Config, facts: Facts, speed: float) -> Reach:
+    rate = speed / training_flops(config, facts)
+    run = config.run
+    examples = run.steps * config.optim.batch if run.steps is not None else rate * (run.budget or 0)
+    return Reach(rate=rate, examples=examples)
+
+
+def reasons(config: Config, facts: Facts, runtime: Runtime, speed: float) -> list[str]:
+    """What was chosen and why, a sentence each, for the finished settings."""
+    far, net = reach(config, facts, speed), config.net
+    cut = f"{net.patch}x{net.patch} patches" if net.patch > 1 else "single pixels"
+    sizes = " / ".join(map(str, net.widths)) if isinstance(net, UNetConfig) else f"{net.depth} x {net.width}"
+    passes = far.examples / facts.examples
+    lines = [
+        f"network: {net.kind} on {cut}, {sizes} channels; about {far.examples:,.0f} examples in this run, {passes:.1f} "
+        f"passes over the data, at {far.rate:.0f} a second.",
+        f"computing: {runtime.why}.",
+    ]
+    if config.loss.noise_choices > 1:
+        lines.append(
+            f"noise: of {config.loss.noise_choices} draws the one nearest to each example, which straightens the paths."
+        )
+    if passes > 200:
+        lines.append("the set is small for this run: watch the copying check, and stop earlier if it fires.")
+    return lines
+
+
+def image_net(shape: Shape, width: int) -> UNetConfig:
+    """A U-Net whose finest level is about 8 to 24 cells across, whatever the picture's size."""
+    side = max(shape[1:])
+    patch = next(p for p in (1, 2, 4, 8, 16) if side / p <= 24 or p == 16)
+    cells = min(shape[1:]) // patch
+    widths = (width, 2 * width) if cells >= 4 else (2 * width,)
+    return UNetConfig(
+        widths=widths,
+        blocks=2,
+        patch=patch,
+        attention=(False,) * (len(widths) - 1) + (True,),
+        emb=256,
+    )
+
+
+def training_flops(config: Config, facts: Facts) -> float:
+    """Floating-point operations of one example's forward and backward pass, counted without computing them."""
+    with torch.device("meta"):
+        denoiser = build_denoiser(config, (), facts.shape[0], len(facts.shape) - 1)
+        x, t = torch.empty(1, *facts.shape), torch.empty(1, *(1,) * len(facts.shape))
+        with FlopCounterMode(display=False) as counter:
+            denoiser.net(x, t, t, denoiser.conditioner(Cond.empty(1)))
+    return 3.0 * counter.get_total_flops()
+
+
+def matmul_speed(runtime: Runtime, size: int = 1024, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of a square matrix product in the run's precision, best of a few."""
+    x = torch.ones(size, size, dtype=runtime.dtype, device=runtime.device)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        best = min(best, _timed(lambda: x @ x, runtime))
+    return 2 * size**3 / best
+
+
+def _timed(work: Callable[[], object], runtime: Runtime) -> float:
+    start = time.perf_counter()
+    work()
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _pace(budget: float | None) -> dict[str, float]:
+    """The first preview within a minute, six or so over the run, a save a minute."""
+    if budget is None:
+        return {}
+    return {"preview_first": min(40.0, budget / 6), "preview_every": max(60.0, budget / 5)}

@@ -1,0 +1,132 @@
+"""The release: one file that samples without the data.
+
+`model.safetensors` holds one average of the network's weights and, in its header, everything else that sampling needs:
+settings, codec, columns with their values, default sampler.  The rows of the training set's columns come along, so that
+conditions nobody asked for are drawn jointly from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fromnoise.build import build_denoiser
+from fromnoise.checkpoint import load, save
+from fromnoise.codec import Codec, codec_from_json
+from fromnoise.cond import Column, Cond
+from fromnoise.config import Config, from_json, to_json
+from fromnoise.denoise import NetDenoiser
+from fromnoise.rng import Rng
+from fromnoise.types import FromNoiseError
+
+# Enough rows to draw conditions from; a release must not grow with the data.
+MAX_ROWS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    denoiser: NetDenoiser
+    codec: Codec
+    columns: tuple[Column, ...]
+    rows: Cond
+    config: Config
+    digest: str
+    """Hash of weights and header: what a sample's recipe names as its model."""
+
+    def conditions(self, where: Mapping[str, str], seed: int, indices: range) -> Cond:
+        """The conditions of samples `indices` under `seed`: those named by `where`, the others from a training row.
+
+        A value of "none" hides the column.  Raises FromNoiseError for an unknown column or a value outside it.
+        """
+        known = {c.name: c for c in self.columns}
+        for name in where:
+            if name not in known:
+                have = ", ".join(known) or "none: it was trained without conditions (--columns)"
+                raise FromNoiseError(f"The model has no column {name!r}; it has {have}.")
+        batch = len(indices)
+        if not known:
+            return Cond.empty(batch)
+        pick = (Rng.of(seed, indices, "rows").uniform((batch,)) * len(self.rows)).long()
+        values = {k: v[pick] for k, v in self.rows.values.items()}
+        present = {k: p[pick] for k, p in self.rows.present.items()}
+        for name, text in where.items():
+            present[name] = torch.full((batch,), text.lower() != "none")
+            if text.lower() != "none":
+                values[name] = torch.full_like(values[name], parse_value(known[name], text))
+        return Cond(values, present, batch)
+
+    def label(self, cond: Cond, name: str, i: int) -> str | float | None:
+        """What example i is conditioned on, as the user wrote it; None where absent."""
+        if not bool(cond.present[name][i]):
+            return None
+        (column,) = (c for c in self.columns if c.name == name)
+        value = cond.values[name][i]
+        return column.labels[int(value)] if column.kind == "class" else float(value) * column.std + column.mean
+
+
+def parse_value(column: Column, text: str) -> float:
+    """A class's index or a standardised number, from what a user typed."""
+    if column.kind == "class":
+        folded = [label.casefold() for label in column.labels]
+        if text.casefold() not in folded:
+            close = get_close_matches(text.casefold(), folded, n=3, cutoff=0.4)
+            shown = [column.labels[folded.index(c)] for c in close] or column.labels[:8]
+            raise FromNoiseError(f"{column.name} is never {text!r}: use one of {', '.join(shown)}, … or none.")
+        return folded.index(text.casefold())
+    try:
+        return (float(text) - column.mean) / column.std
+    except ValueError:
+        raise FromNoiseError(
+            f"{column.name} is a number between {column.low:g} and {column.high:g}, not {text!r}."
+        ) from None
+
+
+def save_release(
+    path: Path, denoiser: NetDenoiser, codec: Codec, columns: tuple[Column, ...], rows: Cond, config: Config
+) -> None:
+    """Writes the release at once or not at all."""
+    meta = {
+        "format": 1,
+        "codec": codec.to_json(),
+        "columns": [asdict(c) for c in columns],
+        "config": to_json(config),
+    }
+    tensors = {f"weights/{k}": v for k, v in denoiser.state_dict().items()}
+    tensors |= {f"rows/{k}": v[:MAX_ROWS] for k, v in rows.values.items()}
+    tensors |= {f"present/{k}": v[:MAX_ROWS] for k, v in rows.present.items()}
+    save(path, tensors, meta)
+
+
+def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nullcontext) -> Release:
+    """Reads a release on the CPU.  Raises FromNoiseError for a file that is missing, cut or of a later format."""
+    tensors, meta = load(path)
+    if meta.get("format") != 1:
+        raise FromNoiseError(f"{path} has a format this version cannot read: use a newer fromnoise.")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    config, codec = from_json(meta["config"]), codec_from_json(meta["codec"])
+    columns = tuple(Column(**{**c, "labels": tuple(c["labels"])}) for c in meta["columns"])
+    denoiser = build_denoiser(config, columns, codec.shape[0], len(codec.shape) - 1, autocast).eval()
+    denoiser.load_state_dict(part("weights/"))
+    values = part("rows/")
+    rows = Cond(values, part("present/"), len(next(iter(values.values()), ())))
+    return Release(
+        denoiser=denoiser, codec=codec, columns=columns, rows=rows, config=config, digest=file_digest(path)
+    )
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        hash = blake2b(digest_size=8)
+        while block := file.read(1 << 20):
+            hash.update(block)
+    return hash.hexdigest()

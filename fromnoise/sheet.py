@@ -1,0 +1,56 @@
+"""Pictures made of pictures: contact sheets and strips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER = (245, 245, 245)
+_INK = (40, 40, 40)
+_VISIBLE = 64  # pixels: tiles smaller than this are enlarged
+_LONGEST = 60  # characters of a title
+
+
+def sheet(
+    images: np.ndarray,
+    columns: int | None = None,
+    scale: int | None = None,
+    gap: int = 4,
+    titles: Sequence[str] | None = None,
+) -> Image.Image:
+    """A contact sheet of RGB images (n, h, w, 3) uint8, row by row.
+
+    `columns` defaults to a sheet that is about square.  Each pixel becomes `scale` x `scale`, unblurred; by default
+    just enough for a tile of 64 pixels.  `gap` is in pixels of the sheet.  `titles` are written above the rows.
+    """
+    assert images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] == 3 and len(images), images.shape
+    n, height, width, _ = images.shape
+    columns = columns or _squarish(n, height, width)
+    rows = math.ceil(n / columns)
+    scale = scale or max(1, math.ceil(_VISIBLE / max(height, width)))
+    font = ImageFont.load_default(12)
+    head = 16 if titles else 0
+    tile_h, tile_w = height * scale, width * scale
+    page = Image.new("RGB", (gap + columns * (tile_w + gap), gap + rows * (head + tile_h + gap)), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        top, left = gap + row * (head + tile_h + gap) + head, gap + column * (tile_w + gap)
+        tile = Image.fromarray(image).resize((tile_w, tile_h), Image.Resampling.NEAREST)
+        page.paste(tile, (left, top))
+        if titles and column == 0 and row < len(titles):
+            draw.text((left, top - head), titles[row][:_LONGEST], _INK, font)
+    return page
+
+
+def strip(steps: Sequence[np.ndarray], scale: int | None = None, gap: int = 4) -> Image.Image:
+    """The way from noise to data: `steps` are batches (n, h, w, 3) uint8; rows are examples, columns are steps."""
+    frames = np.stack(list(steps), axis=1)
+    return sheet(frames.reshape(-1, *frames.shape[2:]), columns=frames.shape[1], scale=scale, gap=gap)
+
+
+def _squarish(n: int, height: int, width: int) -> int:
+    return min(n, max(1, math.ceil(math.sqrt(n * height / width))))

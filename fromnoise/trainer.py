@@ -1,0 +1,240 @@
+"""The training loop: a generator of events.  Callers own files, previews and what is printed.
+
+Nothing random is remembered: the examples of step n, their noise and their noise levels are functions of (seed, n), so
+a run resumed from its checkpoint goes on bit for bit, and N ranks follow one rank at the same global batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fromnoise.cond import Cond
+from fromnoise.config import Config
+from fromnoise.ema import PowerEma
+from fromnoise.nets import hidden_matrices
+from fromnoise.objectives import Objective
+from fromnoise.optim import make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
+from fromnoise.rng import Rng
+from fromnoise.runtime import Runtime, all_mean_gradients, all_sum, from_main
+from fromnoise.sample import as_time
+from fromnoise.types import FromNoiseError
+
+HELD_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Data as the loop sees it: x0 and conditions by index."""
+
+    def x0(self, indices: np.ndarray) -> Tensor: ...
+    def cond(self, indices: np.ndarray) -> Cond: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """One optimiser step done.  `step` counts from 1; `loss` is the mean over the global batch."""
+
+    step: int
+    progress: float
+    seconds: float
+    loss: float
+    gradient: float
+    rate: float
+    """Learning-rate multiplier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A step whose gradient was not finite was not taken.  `consecutive` counts those in a row."""
+
+    step: int
+    seconds: float
+    examples: tuple[int, ...]
+    """Data indices of this rank whose own loss was not finite; empty when only the gradient was."""
+    consecutive: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands; all of it goes into the checkpoint."""
+
+    step: int = 0
+    updates: int = 0
+    elapsed: float = 0.0
+    damping: float = 1.0
+    """Factor on the learning rate, halved by each rollback."""
+
+
+class Trainer:
+    """A model in training: weights, optimiser state, averages, and its position in the run.
+
+    `clock` gives the seconds since this process began the run; the elapsed time of earlier processes is added.
+    `reserve` seconds of the budget are left to the caller for what comes after the last step.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        denoiser: nn.Module,
+        objective: Objective,
+        data: Examples,
+        indices: np.ndarray,
+        runtime: Runtime,
+        clock: Callable[[], float],
+        reserve: float = 0.0,
+    ) -> None:
+        assert (config.run.steps is None) != (config.run.budget is None), "a run has steps or a budget"
+        self.config, self.denoiser, self.objective, self.data = config, denoiser, objective, data
+        self.indices, self.runtime, self.clock, self.reserve = indices, runtime, clock, reserve
+        self.optimizer = make_optimizer(
+            denoiser,
+            hidden_matrices(denoiser.net),
+            muon_lr=config.optim.muon_lr,
+            adam_lr=config.optim.adam_lr,
+            weight_decay=config.optim.weight_decay,
+            dtype=runtime.dtype,
+        )
+        # Two lengths span a space of profiles from which any other is made afterwards.
+        self.ema = PowerEma(denoiser, (config.run.ema, 2 * config.run.ema))
+        self.position = Position()
+        self.carried = 0.0
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[Stepped | Skipped]:
+        """Steps until the run's end.  The caller may save, restore or stop between events."""
+        consecutive = 0
+        while (progress := self.progress()) < 1:
+            event = self._step(progress, consecutive)
+            consecutive = event.consecutive if isinstance(event, Skipped) else 0
+            yield event
+
+    def progress(self) -> float:
+        """The part of the run that is done, by steps or by the main rank's clock."""
+        if self.config.run.steps is not None:
+            return self.position.step / self.config.run.steps
+        assert self.config.run.budget is not None
+        return from_main(min(1.0, self.elapsed() / max(self.config.run.budget - self.reserve, 1e-9)), self.runtime)
+
+    def elapsed(self) -> float:
+        return self.carried + self.clock()
+
+    def _step(self, progress: float, consecutive: int) -> Stepped | Skipped:
+        step, optim = self.position.step, self.config.optim
+        self.denoiser.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        mine = share(optim.batch, self.runtime.rank, self.runtime.world)
+        total, bad = 0.0, []
+        for part in chunks(mine, optim.micro or optim.batch):
+            examples = order(self.indices, step, optim.batch, self.config.run.seed)[part.start : part.stop]
+            values = self._losses(step, part, examples)
+            (values.sum() / optim.batch).backward()
+            total += float(values.detach().double().sum()) / optim.batch
+            bad += examples[~torch.isfinite(values.detach()).cpu().numpy()].tolist()
+        all_mean_gradients(self.denoiser.parameters(), self.runtime)
+        loss = float(all_sum(torch.tensor(total, dtype=torch.float32), self.runtime))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), optim.clip))
+        self.position = replace(self.position, step=step + 1, elapsed=self.elapsed())
+        if not np.isfinite(norm):
+            return Skipped(
+                step=step + 1, seconds=self.elapsed(), examples=tuple(bad), consecutive=consecutive + 1
+            )
+        updates = self.position.updates
+        rate = self.position.damping * schedule(
+            progress, updates, warmup_steps=optim.warmup_steps, decay_from=optim.decay_from
+        )
+        set_lr(self.optimizer, rate)
+        self.optimizer.step()
+        self.ema.update(updates + 1)
+        self.position = replace(self.position, updates=updates + 1)
+        return Stepped(
+            step=step + 1, progress=progress, seconds=self.elapsed(), loss=loss, gradient=norm, rate=rate
+        )
+
+    def _losses(self, step: int, part: range, examples: np.ndarray) -> Tensor:
+        device = self.runtime.device
+        rng = Rng.of(self.config.run.seed, part, "train", step, total=self.config.optim.batch)
+        x0, cond = self.data.x0(examples).to(device), self.data.cond(examples).drop(self.config.loss.drop, rng)
+        if x0.ndim == 4:
+            x0 = x0.to(memory_format=torch.channels_last)
+        return self.objective(self.denoiser, x0, cond.to(device), rng).value
+
+    # ---- what is kept -------------------------------------------------------------------------------------------
+
+    def average(self) -> nn.Module:
+        """A copy of the denoiser with the averaged weights of the release; the weights themselves before step 1."""
+        twin = copy.deepcopy(self.denoiser).eval()
+        if self.position.updates:
+            twin.load_state_dict(self.ema.weights(self.config.run.ema))
+        return twin
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, not copied."""
+        parts = {"model": self.denoiser.state_dict(), "optim": pack_optimizer(self.optimizer), "ema": self.ema.pack()}
+        return {f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+        """Goes on from what `tensors` and `position` gave."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+        try:
+            self.denoiser.load_state_dict(part("model/"))
+        except RuntimeError:
+            raise FromNoiseError(
+                "The checkpoint holds another network than these settings describe: resume without --set net…, "
+                "or start a new run."
+            ) from None
+        unpack_optimizer(self.optimizer, part("optim/"))
+        self.ema.unpack(part("ema/"))
+        self.position = Position(**position)
+        self.carried = self.position.elapsed - self.clock()
+
+
+@torch.no_grad()
+def held_out_loss(
+    denoiser: nn.Module, objective: Objective, data: Examples, indices: np.ndarray, batch: int = 64
+) -> list[tuple[float, float]]:
+    """[(t, the objective's mean loss)] on fixed noise at fixed levels: comparable at any two moments of a run."""
+    device = next(denoiser.parameters()).device
+    sums = dict.fromkeys(HELD_LEVELS, 0.0)
+    for start in range(0, len(indices), batch):
+        part = indices[start : start + batch]
+        x0, cond = data.x0(part).to(device), data.cond(part).to(device)
+        for level in HELD_LEVELS:
+            rng = Rng.of(0, range(start, start + len(part)), "held", int(level * 1000))
+            sums[level] += float(objective.at(denoiser, x0, cond, as_time(level, x0), rng).sum())
+    return [(level, total / len(indices)) for level, total in sums.items()]
+
+
+def order(indices: np.ndarray, step: int, batch: int, seed: int) -> np.ndarray:
+    """The data indices of step `step` (from 0): epochs of fresh permutations, read end to end without a break."""
+    n = len(indices)
+    places = np.arange(step * batch, (step + 1) * batch)
+    return np.concatenate(
+        [indices[permutation(n, int(epoch), seed)[places[places // n == epoch] % n]] for epoch in np.unique(places // n)]
+    )
+
+
+@lru_cache(maxsize=2)
+def permutation(n: int, epoch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def share(batch: int, rank: int, world: int) -> range:
+    """The positions of the global batch that belong to this rank."""
+    return range(batch * rank // world, batch * (rank + 1) // world)
+
+
+def chunks(part: range, size: int) -> list[range]:
+    return [part[i : i + size] for i in range(0, len(part), size)]
