@@ -1,8 +1,8 @@
 """fromnoise: your data in, a diffusion model you own and can prove things about, out.
 
-    import fromnoise as fn
-    run = fn.train("photos/", budget="10m")
-    run.sample(16, seed=0)
+import fromnoise as fn
+run = fn.train("photos/", budget="10m")
+run.sample(16, seed=0)
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fromnoise.errors import FromNoiseError, TrainingStopped
+from fromnoise.version import __version__
 
 if TYPE_CHECKING:
     from fromnoise.api import Run, load, train
 
-__version__ = "0.1.0"
-__all__ = ["FromNoiseError", "Run", "TrainingStopped", "load", "train"]
+__all__ = ["FromNoiseError", "Run", "TrainingStopped", "__version__", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,6 @@ The only place that joins training events with sampling, evaluation and the run 
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import time
@@ -23,6 +22,7 @@ from fromnoise.build import build_denoiser, build_objective
 from fromnoise.config import Config, from_json, override, to_json
 from fromnoise.data import Dataset, open_dataset
 from fromnoise.denoise import NetDenoiser
+from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate
@@ -31,11 +31,12 @@ from fromnoise.release import MAX_ROWS, Release, load_release
 from fromnoise.runtime import Runtime, autocast, barrier, detect, reuse_memory
 from fromnoise.session import Event, Session, Stopped
 from fromnoise.trainer import Trainer
-from fromnoise.errors import FromNoiseError, TrainingStopped
+from fromnoise.version import __version__
 
 Watch = Callable[[Event | str], None]
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEFAULT_BUDGET = "10m"
+SPLITS = ("train", "val", "test")
 
 
 def train(
@@ -67,25 +68,29 @@ def train(
     say = watch or (lambda event: None)
     if budget is not None and steps is not None:
         raise FromNoiseError("Give either a budget or steps, not both.")
-    runtime = detect(precision=_precision(settings))
-    reuse_memory()
     folder = RunFolder(Path(out) if out is not None else default_folder(data))
+    precision = _precision(settings)
     if resume:
         facts = folder.read_facts()
         size, columns = facts["data"]["size"], facts["data"]["columns"]
+        precision = precision or facts["environment"]["precision"]
+    else:
+        folder.check_free()
+    runtime = detect(precision)
+    reuse_memory()
     dataset = open_dataset(data, size=tuple(size) if isinstance(size, list) else size, columns=columns)
     if resume:
-        config = resumed_config(facts, dataset, settings)
+        check_same_data(facts["data"], dataset)
+        config = override(from_json(facts["config"]), settings)
     else:
-        if runtime.is_main:
-            folder.create()
         seconds = None if steps is not None else parse_budget(budget or DEFAULT_BUDGET)
         measured = measure(dataset)
         config, speed = recipe(measured, runtime, budget=seconds, steps=steps, seed=seed)
         config = override(config, settings)
         notes = [*dataset.notes, *reasons(config, measured, runtime, speed)]
         if runtime.is_main:
-            write_run(folder, dataset, config, runtime, size, columns, notes)
+            facts = run_facts(dataset, config, runtime, size, columns, notes)
+            folder.create(facts, {name: dataset.names(dataset.indices(name)) for name in SPLITS})
         for line in notes:
             say(line)
     session = make_session(config, dataset, runtime, folder, begun)
@@ -95,16 +100,13 @@ def train(
     for event in session.run():
         say(event)
         if isinstance(event, Stopped):
-            raise TrainingStopped(
-                f"stopped at step {event.step} and saved. Go on with: fromnoise train {data} --out {folder.path} --resume"
-            )
+            again = f"fromnoise train {data} --out {folder.path} --resume"
+            raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {again}")
     barrier(runtime)
     return Run(folder)
 
 
-def make_session(
-    config: Config, dataset: Dataset, runtime: Runtime, folder: RunFolder, begun: float
-) -> Session:
+def make_session(config: Config, dataset: Dataset, runtime: Runtime, folder: RunFolder, begun: float) -> Session:
     """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from."""
     channels, space = dataset.codec.shape[0], len(dataset.codec.shape) - 1
     denoiser = build_denoiser(config, dataset.columns, channels, space, partial(autocast, runtime))
@@ -139,54 +141,45 @@ def measure(dataset: Dataset) -> Facts:
     )
 
 
-def write_run(
-    folder: RunFolder,
+def run_facts(
     dataset: Dataset,
     config: Config,
     runtime: Runtime,
     size: int | tuple[int, int] | None,
     columns: Sequence[str] | None,
     notes: list[str],
-) -> None:
-    """run.json and split.jsonl."""
-    split = {name: dataset.indices(name) for name in ("train", "val", "test")}
-    folder.write_facts(
-        {
-            "config": to_json(config),
-            "data": {
-                "source": str(dataset.source),
-                "fingerprint": dataset.fingerprint,
-                "size": size,
-                "columns": None if columns is None else list(columns),
-                "examples": {name: len(indices) for name, indices in split.items()},
-                "shape": list(dataset.codec.shape),
-                "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
-            },
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "machine": platform.machine(),
-                "device": str(runtime.device),
-                "precision": runtime.precision,
-                "threads": runtime.threads,
-                "ranks": runtime.world,
-            },
-            "notes": notes,
-        }
-    )
-    with open(folder.split, "w", encoding="utf-8") as file:
-        for name, indices in split.items():
-            for example in dataset.names(indices):
-                file.write(json.dumps([name, example], ensure_ascii=False) + "\n")
+) -> dict[str, Any]:
+    """What run.json records."""
+    return {
+        "config": to_json(config),
+        "data": {
+            "source": str(dataset.source),
+            "fingerprint": dataset.fingerprint,
+            "size": size,
+            "columns": None if columns is None else list(columns),
+            "examples": {name: len(dataset.indices(name)) for name in SPLITS},
+            "shape": list(dataset.codec.shape),
+            "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
+        },
+        "environment": {
+            "fromnoise": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "device": str(runtime.device),
+            "precision": runtime.precision,
+            "threads": runtime.threads,
+            "ranks": runtime.world,
+        },
+        "notes": notes,
+    }
 
 
-def resumed_config(facts: Mapping[str, Any], dataset: Dataset, settings: Sequence[str]) -> Config:
-    """The run's own settings, if the data is still the same."""
-    if facts["data"]["fingerprint"] != dataset.fingerprint:
+def check_same_data(facts: Mapping[str, Any], dataset: Dataset) -> None:
+    if facts["fingerprint"] != dataset.fingerprint:
         raise FromNoiseError(
             f"The data at {dataset.source} is not what this run began with: restore it, or start a new run."
         )
-    return override(from_json(facts["config"]), settings)
 
 
 def load(path: str | Path) -> Run:
@@ -261,21 +254,30 @@ class Run:
         """The way from noise to sample as one picture: x_t, and below it what the model guesses x0 to be."""
         return way(self.release, seed, n, steps, where)
 
-    def dataset(self) -> Dataset:
-        """The data this run was trained on.  Raises FromNoiseError if it is gone or has changed."""
-        facts = self.folder.read_facts()
-        size, columns = facts["data"]["size"], facts["data"]["columns"]
-        dataset = open_dataset(
-            facts["data"]["source"], size=tuple(size) if isinstance(size, list) else size, columns=columns
-        )
-        resumed_config(facts, dataset, ())
+    def dataset(self, data: str | Path | np.ndarray | None = None) -> Dataset:
+        """The data this run was trained on: where it then was, or `data`.
+
+        Raises FromNoiseError if it is gone or has changed, or was an array in memory and is not given.
+        """
+        facts = self.folder.read_facts()["data"]
+        if data is None and facts["source"] == "array":
+            raise FromNoiseError("This run was trained on an array in memory: pass the same array as data.")
+        size = tuple(facts["size"]) if isinstance(facts["size"], list) else facts["size"]
+        dataset = open_dataset(facts["source"] if data is None else data, size=size, columns=facts["columns"])
+        check_same_data(facts, dataset)
         return dataset
 
-    def evaluate(self, *, n: int | None = None, seed: int = 1, watch: Watch | None = None) -> Judgement:
+    def evaluate(
+        self,
+        *,
+        n: int | None = None,
+        seed: int = 1,
+        data: str | Path | np.ndarray | None = None,
+        watch: Watch | None = None,
+    ) -> Judgement:
         """Judges samples beside training and held-out data; writes evaluation.json and report.html."""
-        return appraise(
-            self.folder, self.release, self.dataset(), n=n, seed=seed, say=watch or (lambda event: None)
-        )
+        say = watch or (lambda event: None)
+        return appraise(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)
 
 
 def _precision(settings: Sequence[str]) -> str | None:

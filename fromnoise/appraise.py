@@ -67,11 +67,9 @@ def appraise(
         *neighbour_sheets(dataset, train, x, held),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
-    folder.evaluation.write_text(
-        json.dumps({"seed": seed, "samples": count, "model": release.digest, **judgement.to_json()}, indent=2) + "\n",
-        encoding="utf-8",
-    )
-    write_card(folder, release, judgement, sheets)
+    text = json.dumps({"seed": seed, "samples": count, "model": release.digest, **judgement.to_json()}, indent=2)
+    folder.evaluation.write_text(text + "\n", encoding="utf-8")
+    write_card(folder, release, json.loads(text), sheets)
     return judgement
 
 
@@ -89,9 +87,7 @@ def class_labels(dataset: Dataset, indices: np.ndarray) -> Tensor | None:
     return None
 
 
-def neighbour_sheets(
-    dataset: Dataset, train: Examples, samples: Tensor, held: Tensor
-) -> list[tuple[str, Image.Image]]:
+def neighbour_sheets(dataset: Dataset, train: Examples, samples: Tensor, held: Tensor) -> list[tuple[str, Image.Image]]:
     """Rows of one example and its nearest training examples, for samples and for held-out data."""
     sheets = []
     for name, queries in (("Samples", samples), ("Held-out data", held)):
@@ -111,9 +107,7 @@ def way(release: Release, seed: int, n: int = 4, steps: int = 9, where: Mapping[
     return strip(list(np.moveaxis(rows.reshape(2 * n, *guesses.shape[1:]), 1, 0)))
 
 
-def write_card(
-    folder: RunFolder, release: Release, judgement: Judgement | None, sheets: list[tuple[str, Image.Image]]
-) -> Path:
+def write_card(folder: RunFolder, release: Release, judgement: dict, sheets: list[tuple[str, Image.Image]]) -> Path:
     """report.html from the run folder's own records."""
     facts = folder.read_facts()
     data, machine = facts["data"], facts["environment"]
@@ -126,7 +120,10 @@ def write_card(
         ("Conditions", ", ".join(c.name for c in release.columns) or "none"),
         ("Network", f"{release.config.net.kind}, {weights / 1e6:.1f} million weights"),
         ("Training", f"{steps[-1]['step']:,} steps in {steps[-1]['seconds'] / 60:.1f} minutes" if steps else "none"),
-        ("Machine", f"{machine['device']}, {machine['threads']} threads, {machine['precision']}, torch {machine['torch']}"),
+        (
+            "Machine",
+            f"{machine['device']}, {machine['threads']} threads, {machine['precision']}, torch {machine['torch']}",
+        ),
         ("Model", release.digest),
     ]
     return write_report(
@@ -135,6 +132,6 @@ def write_card(
         facts=lines,
         notes=facts["notes"],
         metrics=metrics,
-        judgement=None if judgement is None else judgement.to_json(),
+        judgement=judgement,
         sheets=sheets,
     )

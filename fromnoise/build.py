@@ -56,9 +56,7 @@ def build_denoiser(
             "mid_head": net_config.mid_head,
         }
         if net_config.kind == "unet":
-            net = UNet(
-                **shared, widths=net_config.widths, blocks=net_config.blocks, attention=net_config.attention
-            )
+            net = UNet(**shared, widths=net_config.widths, blocks=net_config.blocks, attention=net_config.attention)
         else:
             net = Transformer(
                 **shared,

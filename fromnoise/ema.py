@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ def sigma_of(gamma: float) -> float:
     return ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5
 
 
+@cache
 def gamma_of(sigma_rel: float) -> float:
     """The gamma >= 0 whose profile has length `sigma_rel`, which lies in (0, 12^-.5 = .2887]."""
     assert 0 < sigma_rel <= 12**-0.5, f"sigma_rel {sigma_rel} is not in (0, .2887]"

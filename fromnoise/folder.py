@@ -1,15 +1,15 @@
 """The run folder: the one place that knows what lies where.
 
-    run.json               settings, data, environment, what was chosen and why
-    model.safetensors      the release
-    checkpoints/           last, best
-    ema/                   snapshots of the averages
-    metrics.jsonl          a line a step or held-out evaluation
-    previews/              sheets by step
-    split.jsonl            which example lies in which split
-    features.safetensors   learned on the training split, for the judgement
-    evaluation.json        the judgement
-    report.html            everything above for a reader
+run.json               settings, data, environment, what was chosen and why
+model.safetensors      the release
+checkpoints/           last, best
+ema/                   snapshots of the averages
+metrics.jsonl          a line a step or held-out evaluation
+previews/              sheets by step
+split.jsonl            which example lies in which split
+features.safetensors   learned on the training split, for the judgement
+evaluation.json        the judgement
+report.html            everything above for a reader
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise.types import FromNoiseError
+
+# What a start that was killed before run.json leaves behind.
+BEGUN = {".run.json.tmp", "split.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,33 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def create(self) -> None:
-        """Makes the folder.  Raises FromNoiseError if it holds anything, or cannot be written."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+    def check_free(self) -> None:
+        """Raises FromNoiseError if the folder holds anything of the user's, or another run."""
+        try:
+            taken = self.path.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - BEGUN)
+        except OSError as error:
+            raise FromNoiseError(f"Cannot look into {self.path} ({error.strerror}): choose another --out.") from error
+        if taken:
             resume = ", or go on with it by --resume" if self.facts.exists() else ""
             raise FromNoiseError(f"{self.path} exists already: choose another --out{resume}.")
+
+    def create(self, facts: dict[str, Any], split: dict[str, list[str]]) -> None:
+        """Makes the folder with split.jsonl and run.json, the latter last and at once: it makes the folder a run.
+
+        Raises FromNoiseError if it is not free or cannot be written.
+        """
+        self.check_free()
         try:
-            self.previews.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            rows = [json.dumps([name, one], ensure_ascii=False) + "\n" for name, them in split.items() for one in them]
+            self.split.write_text("".join(rows), encoding="utf-8")
+            temporary = self.path / ".run.json.tmp"
+            temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.replace(self.facts)
         except OSError as error:
             raise FromNoiseError(
                 f"Cannot write the run folder {self.path} ({error.strerror}): choose another --out."
             ) from error
-
-    def write_facts(self, facts: dict[str, Any]) -> None:
-        self.facts.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def read_facts(self) -> dict[str, Any]:
         """Raises FromNoiseError where there is no run, or its facts are damaged."""

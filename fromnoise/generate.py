@@ -104,9 +104,7 @@ def configure(
     return replace(release.config.sample, **{k: v for k, v in given.items() if v is not None})
 
 
-def walk(
-    release: Release, config: SampleConfig, indices: range, seed: int, where: Mapping[str, str]
-) -> Iterator[Step]:
+def walk(release: Release, config: SampleConfig, indices: range, seed: int, where: Mapping[str, str]) -> Iterator[Step]:
     """The way from noise to the samples `indices` of `seed`, one `Step` a move."""
     cond = release.conditions(where, seed, indices)
     if config.guidance != 1 and not release.columns:
@@ -138,10 +136,7 @@ def generate(
     parts, evaluations = [], 0
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
-        step = None
-        for step in walk(release, config, indices, seed, where or {}):
-            pass
-        assert step is not None
+        *_, step = walk(release, config, indices, seed, where or {})
         evaluations = step.evaluations
         parts.append(release.codec.decode(step.x.float().cpu()))
         if progress:
@@ -170,9 +165,7 @@ def trajectory(
     """Pictures of x_t (n, steps+1, h, w, 3), of the guesses x0_hat (n, steps, …), and the times of the first."""
     steps = list(walk(release, config, range(n), seed, where or {}))
     times = build_grid(config, release.denoiser.target)(config.steps)
-    prior = release.denoiser.process.prior(
-        (n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior")
-    )
+    prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
 
     def pictures(x: Tensor) -> np.ndarray:
         return release.codec.preview(release.codec.decode(x.float().cpu()))
@@ -180,4 +173,3 @@ def trajectory(
     states = np.stack([pictures(prior), *(pictures(s.x) for s in steps)], axis=1)
     guesses = np.stack([pictures(s.post.point()) for s in steps if s.post is not None], axis=1)
     return states, guesses, list(times)
-

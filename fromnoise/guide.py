@@ -85,4 +85,3 @@ class Internal:
                 "or use classifier-free guidance."
             )
         return Mean(post.mid).lerp(post, self.weight(logsnr(t)))
-

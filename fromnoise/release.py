@@ -119,9 +119,7 @@ def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nu
     denoiser.load_state_dict(part("weights/"))
     values = part("rows/")
     rows = Cond(values, part("present/"), len(next(iter(values.values()), ())))
-    return Release(
-        denoiser=denoiser, codec=codec, columns=columns, rows=rows, config=config, digest=file_digest(path)
-    )
+    return Release(denoiser=denoiser, codec=codec, columns=columns, rows=rows, config=config, digest=file_digest(path))
 
 
 def file_digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def sample(
     counted = _Counted(denoise)
     state = stepper.init(x)
     times = [as_time(t, x) for t in grid]
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x, post, state = _move(counted, stepper, x, t, s, cond, state, rng)
         yield Step(x=x, post=post, t=t, s=s, evaluations=counted.calls)
 
@@ -79,8 +80,5 @@ def as_time(t: float | Tensor, x: Data) -> Time:
 
 def finish(steps: Iterator[Step]) -> Data:
     """The end of a walk."""
-    last: Step | None = None
-    for step in steps:
-        last = step
-    assert last is not None, "a grid has at least one move"
+    *_, last = steps
     return last.x

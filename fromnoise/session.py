@@ -74,9 +74,7 @@ Event = Stepped | Skipped | Held | Previewed | RolledBack | Stopped
 class Session:
     """Runs a trainer in a run folder.  Only the main rank measures and writes."""
 
-    def __init__(
-        self, trainer: Trainer, folder: RunFolder, codec: Codec, held: np.ndarray, rows: Cond
-    ) -> None:
+    def __init__(self, trainer: Trainer, folder: RunFolder, codec: Codec, held: np.ndarray, rows: Cond) -> None:
         self.trainer, self.folder, self.codec, self.held, self.rows = trainer, folder, codec, held, rows
         self.runtime, self.config = trainer.runtime, trainer.config
         self.columns = (*trainer.denoiser.conditioner.columns, *trainer.denoiser.conditioner.map_columns)
@@ -179,6 +177,7 @@ class Session:
         quick = replace(self.config.sample, sampler="multistep", steps=10, guidance=1.0)
         samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
         path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
         sheet(samples.pictures()).save(path)
         return Previewed(step=self.trainer.position.step, path=path)
 

@@ -145,9 +145,7 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), optim.clip))
         self.position = replace(self.position, step=step + 1, elapsed=self.elapsed())
         if not np.isfinite(norm):
-            return Skipped(
-                step=step + 1, seconds=self.elapsed(), examples=tuple(bad), consecutive=consecutive + 1
-            )
+            return Skipped(step=step + 1, seconds=self.elapsed(), examples=tuple(bad), consecutive=consecutive + 1)
         updates = self.position.updates
         rate = self.position.damping * schedule(
             progress, updates, warmup_steps=optim.warmup_steps, decay_from=optim.decay_from
@@ -156,9 +154,7 @@ class Trainer:
         self.optimizer.step()
         self.ema.update(updates + 1)
         self.position = replace(self.position, updates=updates + 1)
-        return Stepped(
-            step=step + 1, progress=progress, seconds=self.elapsed(), loss=loss, gradient=norm, rate=rate
-        )
+        return Stepped(step=step + 1, progress=progress, seconds=self.elapsed(), loss=loss, gradient=norm, rate=rate)
 
     def _losses(self, step: int, part: range, examples: np.ndarray) -> Tensor:
         device = self.runtime.device
@@ -222,7 +218,10 @@ def order(indices: np.ndarray, step: int, batch: int, seed: int) -> np.ndarray:
     n = len(indices)
     places = np.arange(step * batch, (step + 1) * batch)
     return np.concatenate(
-        [indices[permutation(n, int(epoch), seed)[places[places // n == epoch] % n]] for epoch in np.unique(places // n)]
+        [
+            indices[permutation(n, int(epoch), seed)[places[places // n == epoch] % n]]
+            for epoch in np.unique(places // n)
+        ]
     )
 
 

@@ -216,7 +216,7 @@ def pack(kind: str, files: dict[str, bytes], path: Path) -> Path:
     else:
         with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
             for name, data in sorted(files.items()):
-                info = tarfile.TarInfo(name)
+                info = tarfile.TarInfo(name if name.startswith(("/", "..")) else f"./{name}")  # as `tar c .` does
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
     return path

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fromnoise"
 
 # A name is a file or a folder; inside a folder any order without cycles will do.
 LINES = (
-    "errors types rng cond config",
+    "version errors types rng cond config",
     "codec data",
     "sheet",
     "path target posterior process",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -118,7 +119,7 @@ def truth() -> torch.Tensor:
 @pytest.mark.parametrize("denoise", [pytest.param(d, id=name) for name, d in denoisers()])
 def test_order_of_convergence(denoise, stepper, order):
     errors = [(solve(denoise, stepper, smooth_grid(n), n=32) - truth()).norm(dim=1).mean() for n in (32, 64, 128)]
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert slopes[-1] == pytest.approx(order, abs=0.15), f"{errors=}"
 
 
@@ -161,7 +162,7 @@ def test_samples_have_the_moments_of_the_data(stepper, grid):
 def test_grids_start_high_fall_and_end_at_exactly_zero(grid, steps):
     times = grid(steps)
     assert len(times) == steps + 1 and times[-1] == 0.0
-    assert all(a > b for a, b in zip(times, times[1:], strict=False))
+    assert all(a > b for a, b in pairwise(times))
 
 
 def test_sampling_ends_at_exactly_zero():

@@ -242,5 +242,3 @@ def test_a_flow_map_read_at_a_far_destination_is_exact():
     ]
     for end in ends:
         assert torch.allclose(end, 0.3 * x, atol=1e-12)
-
-

@@ -190,5 +190,3 @@ def test_budgets_are_read(text, seconds):
 def test_a_budget_that_cannot_be_read_is_refused(text):
     with pytest.raises(fn.FromNoiseError, match="90s, 10m or 2h"):
         parse_budget(text)
-
-

@@ -10,6 +10,7 @@ import argparse
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class JudgeNet(nn.Module):
         widths = (1, 32, 64, 128)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.project = nn.Linear(128 * 3 * 3, 128)
         self.classify = nn.Linear(128, 10)
@@ -178,7 +179,7 @@ def load_samples(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Judge samples of Fashion-MNIST.")
     parser.add_argument("samples", type=Path, help=f".npy or .npz with {COUNT} uint8 images (28, 28)")
     parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four IDX files")
     parser.add_argument("--json", type=Path, help="also write the numbers here")

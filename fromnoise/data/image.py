@@ -8,6 +8,7 @@ that it cannot hold (16-bit colour, float, more than four channels), which tifff
 from __future__ import annotations
 
 import io
+import logging
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from fromnoise.data.tree import Unreadable, reason
 # a picture above that is a scan, a map or a bomb, and costs 0.4 GB a copy in 16-bit RGBA.
 MAX_PIXELS = 8192 * 6144
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".apng"})
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would print comes back as Unreadable
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
@@ -75,13 +77,15 @@ def probe(data: bytes) -> Header:
         else:
             header = _probe_pillow(data)
     except Image.DecompressionBombError as error:
-        raise Unreadable(f"too large to decode safely: {error}") from error
-    except (OSError, ValueError, struct.error, IndexError, KeyError, SyntaxError, tifffile.TiffFileError) as error:
+        raise Unreadable(f"too large to decode safely: {reason(error)}") from error
+    except Exception as error:  # the parsers raise whatever a broken header leads them to
         raise Unreadable(f"not a readable image: {_why(error)}") from error
-    if header.height * header.width > MAX_PIXELS:
-        size, limit = f"{header.width} x {header.height}", MAX_PIXELS // 1_000_000
+    if header.height * header.width * max(1.0, header.channels / 4) > MAX_PIXELS:
         megapixels = header.height * header.width / 1e6
-        raise Unreadable(f"{size} is {megapixels:.0f} megapixels, above the limit of {limit}: shrink it to use it")
+        raise Unreadable(
+            f"{header.width} x {header.height} is {megapixels:.0f} megapixels, above the limit of "
+            f"{MAX_PIXELS // 1_000_000}: shrink it to use it"
+        )
     if header.height * header.width == 0:
         raise Unreadable("has no pixels")
     return header
@@ -123,6 +127,7 @@ def _header(
     width: int, height: int, channels: int, alpha: bool, dtype: str, turn: int = 1, more: bool = False
 ) -> Header:
     turn = turn if turn in _UPRIGHT else 1
+    width, height, channels = int(width), int(height), int(channels)  # a broken TIFF may hold lists here
     if turn >= 5:
         width, height = height, width
     return Header(height=height, width=width, channels=channels, alpha=alpha, dtype=dtype, orientation=turn, more=more)

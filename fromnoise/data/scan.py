@@ -1,7 +1,8 @@
 """What is in the data: every file looked at once, by its header and the hash of its bytes, without decoding a pixel.
 
 `scan` turns any source into a `Listing`: the examples that make one usable set, with their columns and splits, and
-every other file with the reason why it is left out.
+every other file with the reason why it is left out.  Damage that neither a header nor the end of a file shows is
+found when the cache decodes it, and listed in the same way.
 """
 
 from __future__ import annotations

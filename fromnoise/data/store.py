@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -161,5 +161,6 @@ def _open(folder: Path) -> Stored:
 
 def _remove_stale(root: Path) -> None:
     for part in root.glob(f"*{_PART}"):
-        if time.time() - part.stat().st_mtime > _STALE:
-            shutil.rmtree(part, ignore_errors=True)
+        with suppress(FileNotFoundError):  # finished by its own process meanwhile
+            if time.time() - part.stat().st_mtime > _STALE:
+                shutil.rmtree(part, ignore_errors=True)

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -157,13 +157,14 @@ class LearnedFeatures:
 
     @staticmethod
     def load(path: Path, facts: Facts) -> LearnedFeatures | None:
-        """The features cached at `path`, or None where there are none or they were learned from other facts."""
-        if not path.exists():
+        """The features cached at `path`; None where there are none, broken ones, or those of other facts."""
+        try:
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("features") != facts.to_json():
+                    return None
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
+        except (FileNotFoundError, SafetensorError):
             return None
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("features") != facts.to_json():
-                return None
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
         net = Pyramid(facts.channels, facts.space)
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         return LearnedFeatures(net, tensors["mean"], tensors["white"], facts)
@@ -276,7 +277,9 @@ def _view(x: Float[Tensor, "b c *d"], generator: torch.Generator) -> Float[Tenso
     return x[tuple(crop)] * (1 + 0.2 * light[0]) + 0.1 * light[1]
 
 
-def _harm(x: Float[Tensor, "b c *d"], generator: torch.Generator) -> tuple[Tensor, Int[Tensor, "b"], Float[Tensor, "b"]]:
+def _harm(
+    x: Float[Tensor, "b c *d"], generator: torch.Generator
+) -> tuple[Tensor, Int[Tensor, "b"], Float[Tensor, "b"]]:
     """Each example harmed in one of `KINDS` ways: the batch, the kinds, and how strongly (0 to 1)."""
     kind = torch.randint(KINDS, (len(x),), generator=generator)
     level = torch.rand(len(x), generator=generator)

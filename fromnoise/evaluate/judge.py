@@ -33,7 +33,9 @@ from fromnoise.types import FromNoiseError
 FEWEST, MOST = 20, 5000  # examples a part: the kernel distance needs 20, and beyond 5,000 the bias no longer matters
 COMPARED = 10_000  # training examples that every row is compared with, at most
 SEARCHERS = 2000  # samples and held-out examples whose neighbours are searched, at most
-REDRAWS = 8
+REDRAWS = 16
+EXCHANGES = 199
+TOLD_APART = 0.01  # the largest p-value at which samples are called farther than held-out data
 
 Role = Literal["samples", "floor", "corruption", "copies"]
 
@@ -57,14 +59,15 @@ class Row:
 class Judgement:
     """`rows` in units of `features`, each from parts of `count` examples against `compared` training examples.
 
-    `noise` is the standard deviation of the Fréchet distance of `count` fresh training examples: differences below
-    twice of it mean nothing.
+    `noise` is the standard deviation of the difference between the Fréchet distances of two draws of one law;
+    `p_floor` the chance that data of one law with the held-out would seem as much farther than these as samples do.
     """
 
     features: str
     count: int
     compared: int
     noise: float
+    p_floor: float
     rows: tuple[Row, ...]
     copies: tuple[CopyCheck, ...]
     sentences: tuple[str, ...] = ()
@@ -100,10 +103,13 @@ def judge(
     source, compared = train[order[:count]], order[count : count + COMPARED]
     real = torch.cat([features(train[part]) for part in np.array_split(compared, ceil(len(compared) / 512))])
     measure = _measure(real, count)
+    ours, floor = features(samples), features(held)
     rows = [
-        measure("your samples", "what the model makes", "samples", features(samples)),
-        measure("held-out data", "real examples the model never saw: the floor", "floor", features(held)),
-        measure("copies", "training examples themselves: a distance cannot see copying", "copies", real[count : 2 * count]),
+        measure("your samples", "what the model makes", "samples", ours),
+        measure("held-out data", "real examples the model never saw: the floor", "floor", floor),
+        measure(
+            "copies", "training examples themselves: a distance cannot see copying", "copies", real[count : 2 * count]
+        ),
     ]
     for c in REFERENCES:
         rows.append(measure(c.name, c.says, "corruption", features(c.apply(source, generator))))
@@ -112,6 +118,7 @@ def judge(
         count=count,
         compared=len(real),
         noise=_noise(real, count, generator),
+        p_floor=_exchange_test(ours[:count], floor[:count], real, generator),
         rows=tuple(rows),
         copies=_copies(samples[:SEARCHERS], train, held[:SEARCHERS], features),
     )
@@ -142,12 +149,26 @@ def _measure(real: Float[Tensor, "n f"], count: int) -> Callable[[str, str, Role
 
 
 def _noise(real: Float[Tensor, "n f"], count: int, generator: torch.Generator) -> float:
-    """How much the Fréchet distance of `count` examples of the very same law varies from draw to draw."""
     draws = []
     for _ in range(REDRAWS):
         order = torch.randperm(len(real), generator=generator)
         draws.append(frechet(Moments.of(real[order[:count]]), Moments.of(real[order[count:]])))
-    return float(torch.tensor(draws).std())
+    return float(2**0.5 * torch.tensor(draws).std())
+
+
+def _exchange_test(
+    ours: Float[Tensor, "n f"], floor: Float[Tensor, "n f"], real: Float[Tensor, "m f"], generator: torch.Generator
+) -> float:
+    """The permutation test of "samples are no farther than held-out data": exact at any n (Fisher 1935)."""
+    moments, pool = Moments.of(real), torch.cat([ours, floor])
+
+    def farther(order: Tensor) -> float:
+        a, b = (frechet(moments, Moments.of(pool[half])) for half in order.chunk(2))
+        return a - b
+
+    seen = farther(torch.arange(len(pool)))
+    exchanged = (farther(torch.randperm(len(pool), generator=generator)) for _ in range(EXCHANGES))
+    return (1 + sum(d >= seen for d in exchanged)) / (1 + EXCHANGES)
 
 
 def _copies(samples: Tensor, train: Examples, held: Tensor, features: Features) -> tuple[CopyCheck, ...]:
@@ -181,7 +202,7 @@ def _place(j: Judgement) -> str:
     below = [r for r in marks if r.frechet <= ours.frechet]
     above = [r for r in marks if r.frechet > ours.frechet]
     start, end = f"Your samples ({ours.frechet:.2g})", f"held-out data stand at {floor.frechet:.2g}."
-    if ours.frechet <= floor.frechet + 2 * j.noise:
+    if ours.frechet <= floor.frechet or j.p_floor > TOLD_APART:
         return f"{start} cannot be told from new data by this distance: {end}"
     if not below:
         return f"{start} stand nearer to the data than every reference corruption, {_mark(above[0])} first; {end}"

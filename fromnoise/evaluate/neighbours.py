@@ -112,8 +112,8 @@ class CopyCheck:
     def verdict(self) -> str:
         """One sentence for the reader of a report."""
         if self.level == "none":
-            return f"No sign of copying: compared by {self.space}, samples are no nearer to the training data than new data."
-        start = f"Compared by {self.space}, samples lie nearer to the training data than held-out data do: "
+            return f"No sign of copying: by {self.space}, samples are no nearer to the training data than new data are."
+        start = f"By {self.space}, samples lie nearer to the training data than held-out data do: "
         if self.level == "copies":
             return start + (
                 f"{self.memorised:.1%} of them are three times nearer to one training example than to any other "
@@ -133,7 +133,6 @@ def copy_check(sample: Neighbours, held: Neighbours, *, space: str) -> CopyCheck
     near_s, near_h = s[:, 0], np.sort(h[:, 0])
     first, fifth = (near_h[_rank(share, len(near_h)) - 1] for share in (0.01, 0.05))
     copied_s, copied_h = (int((x[:, 0] * TIMES_NEARER < x[:, 1]).sum()) for x in (s, h))
-    table = [[copied_s, len(s) - copied_s], [copied_h, len(h) - copied_h]]
     return CopyCheck(
         space=space,
         samples=len(s),
@@ -145,7 +144,7 @@ def copy_check(sample: Neighbours, held: Neighbours, *, space: str) -> CopyCheck
         memorised_held=copied_h / len(h),
         p_nearer=float(stats.mannwhitneyu(near_s, near_h, alternative="less").pvalue),
         p_tail=_precedence(int((near_s < fifth).sum()), len(s), _rank(0.05, len(h)), len(h)),
-        p_memorised=float(stats.fisher_exact(table, alternative="greater").pvalue),
+        p_memorised=float(stats.hypergeom.sf(copied_s - 1, len(s) + len(h), copied_s + copied_h, len(s))),
     )
 
 

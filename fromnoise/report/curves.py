@@ -11,8 +11,8 @@ from math import floor, isfinite, log10
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 36
+WIDTH, HEIGHT = 320, 220  # about the width of a phone and of a third of the page, so that text keeps its size
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 34
 MOST_POINTS = 240
 
 
@@ -70,9 +70,8 @@ def _path(line: Line, points: list[tuple[float, float]]) -> Markup:
 
 
 def _y_tick(y: float, value: float) -> Markup:
-    return Markup(
-        '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, _number(value))
+    grid = Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y)
+    return grid + Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(LEFT - 6, y + 4, _number(value))
 
 
 def _x_tick(x: float, value: float) -> Markup:

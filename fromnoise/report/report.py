@@ -43,7 +43,11 @@ def write_report(
     """
     folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     pictures = [_picture(caption, image) for caption, image in sheets]
     html = environment.get_template("template.html").render(
@@ -88,7 +92,9 @@ def _charts(metrics: list[dict]) -> list[dict]:
     if levels:
         moments = dict.fromkeys((0, len(levels) // 4, len(levels) - 1))
         lines = [
-            Line(name=f"step {levels[i]['step']:,}", points=[tuple(p) for p in levels[i]["levels"]], tone=tone, dots=True)
+            Line(
+                name=f"step {levels[i]['step']:,}", points=[tuple(p) for p in levels[i]["levels"]], tone=tone, dots=True
+            )
             for i, tone in zip(moments, (5, 3, 0), strict=False)
         ]
         says = "How hard each noise level is: 0 is data, 1 is pure noise."
@@ -162,9 +168,13 @@ def _advice_on_samples(judgement: dict | None) -> list[str]:
     ours, floor = (next(r for r in judgement["rows"] if r["role"] == role) for role in ("samples", "floor"))
     advice = []
     if any(c["level"] == "copies" for c in judgement["copies"]):
-        advice.append("Single samples are close to training examples. Look at the neighbours, and do not publish before.")
+        advice.append(
+            "Single samples are close to training examples. Look at the neighbours, and do not publish before."
+        )
     if ours["coverage"] < 0.8 * floor["coverage"]:
         advice.append("Parts of the data are missing from the samples: train longer, or lower the guidance.")
     if ours["precision"] < 0.8 * floor["precision"]:
-        advice.append("Many samples do not look like the data: take more sampling steps, raise the guidance or train on.")
+        advice.append(
+            "Many samples do not look like the data: take more sampling steps, raise the guidance or train on."
+        )
     return advice
