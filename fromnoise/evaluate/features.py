@@ -10,11 +10,11 @@ learns here, in well under a minute on a CPU, at once
     labels    the class, where the data have one
 
 Tried on digits and on 32-pixel emoji, with harms that no task shows (a Gaussian model of the pixels, changed hue and
-contrast, warps, absent classes) beside those that it does.  With random weights noise and absent classes are invisible.
-With fidelity alone clean data collapse to a point: absent classes are invisible and a blur stands at 20,000 times the
-floor.  Without a first map free of normalisation and the input's own fine detail as extra channels, noise on emoji is
-invisible.  Features are whitened over clean and harmed examples together; over clean ones alone the fidelity features,
-nearly constant there, would drown all others.
+contrast, warps, absent classes) beside those that it does.  On digits, noise is invisible with random weights, and with
+fidelity alone clean data collapse to a point: absent classes are invisible and a blur stands at thousands of times the
+floor.  On emoji, noise is invisible unless the first map is free of normalisation and sees the input's fine detail as
+extra channels.  Features are whitened over clean and harmed examples together; over clean ones alone the fidelity
+features, nearly constant there, would drown all others.
 """
 
 from __future__ import annotations

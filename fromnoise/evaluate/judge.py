@@ -149,6 +149,7 @@ def _measure(real: Float[Tensor, "n f"], count: int) -> Callable[[str, str, Role
 
 
 def _noise(real: Float[Tensor, "n f"], count: int, generator: torch.Generator) -> float:
+    """`Judgement.noise`, from redraws of training examples against all the others."""
     draws = []
     for _ in range(REDRAWS):
         order = torch.randperm(len(real), generator=generator)
@@ -172,12 +173,12 @@ def _exchange_test(
 
 
 def _copies(samples: Tensor, train: Examples, held: Tensor, features: Features) -> tuple[CopyCheck, ...]:
-    """The copy check in the data's own values and in features; the whole training set is searched in both."""
-    spaces = (("values", lambda x: x), ("features", features))
-    return tuple(
-        copy_check(*(nearest(see(x), map(see, batches(train)), k=2) for x in (samples, held)), space=name)
-        for name, see in spaces
-    )
+    """The copy check in the data's own values and in features, each in one pass over the whole training set."""
+    checks = []
+    for space, see in (("values", lambda x: x), ("features", features)):
+        found = nearest(see(torch.cat([samples, held])), map(see, batches(train)), k=2)
+        checks.append(copy_check(found[: len(samples)], found[len(samples) :], space=space))
+    return tuple(checks)
 
 
 def _sentences(j: Judgement) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ class Neighbours:
     distance: Float[Tensor, "n k"]
     index: Int[Tensor, "n k"]
 
+    def __getitem__(self, part: slice) -> Neighbours:
+        return Neighbours(distance=self.distance[part], index=self.index[part])
+
 
 def nearest(
     queries: Float[Tensor, "n *d"], base: Iterable[Float[Tensor, "m *d"]], *, k: int = 1, chunk: int = 512
