@@ -5,10 +5,14 @@ The only place that joins training events with sampling, evaluation and the run 
 
 from __future__ import annotations
 
+import json
 import platform
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from fromnoise.appraise import appraise, way
 from fromnoise.build import build_denoiser, build_objective
 from fromnoise.config import Config, from_json, override, to_json
 from fromnoise.data import Dataset, open_dataset
+from fromnoise.data.scan import BUNDLED
 from fromnoise.denoise import NetDenoiser
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement
@@ -28,25 +33,27 @@ from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate
 from fromnoise.recipes import Facts, reasons, recipe
 from fromnoise.release import MAX_ROWS, Release, load_release
-from fromnoise.runtime import Runtime, autocast, barrier, detect, reuse_memory
-from fromnoise.session import Event, Session, Stopped
+from fromnoise.runtime import Runtime, autocast, barrier, best_device, detect, from_main, reuse_memory
+from fromnoise.session import Event, Reading, Session, Stopped
 from fromnoise.trainer import Trainer
 from fromnoise.version import __version__
 
 Watch = Callable[[Event | str], None]
+Source = str | Path | np.ndarray
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEFAULT_BUDGET = "10m"
 SPLITS = ("train", "val", "test")
 
 
 def train(
-    data: str | Path | np.ndarray,
+    data: Source,
     *,
     out: str | Path | None = None,
     budget: str | float | None = None,
     steps: int | None = None,
     size: int | tuple[int, int] | None = None,
     columns: Sequence[str] | None = None,
+    channels_first: bool = False,
     settings: Sequence[str] = (),
     seed: int = 0,
     resume: bool = False,
@@ -54,60 +61,123 @@ def train(
 ) -> Run:
     """Trains a model of `data` for `budget` ("10m", "90s", "2h" or seconds) or for `steps` steps.
 
-    data       a folder, archive, array, table, "emoji" or "digits"; see `fromnoise.data`
-    out        the run folder, made new; by default runs/<data>-<time>
-    size       side or (height, width) of the pictures; by default proposed from the data
-    columns    the data's columns to condition on
-    settings   overrides, each "a.b=value"
-    resume     go on with the run in `out`, with its own settings
-    watch      called with every event and every line worth saying
+    data            a folder, archive, array, table, "emoji" or "digits"; see `fromnoise.data`
+    out             the run folder, made new; by default runs/<data>-<time>
+    size            side or (height, width) of the pictures; by default proposed from the data
+    columns         the data's columns to condition on
+    channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
+    settings        overrides, each "a.b=value"
+    resume          go on with the run in `out`, with the settings it has but for `settings` and its length; start it
+                    if there is none
+    watch           called with every event and every line worth saying
 
-    Raises FromNoiseError, in one sentence, for anything that the caller can mend.
+    Raises FromNoiseError, in one sentence, for anything that the caller can mend, and TrainingStopped on Ctrl-C.
     """
     begun = time.perf_counter()
     say = watch or (lambda event: None)
     if budget is not None and steps is not None:
         raise FromNoiseError("Give either a budget or steps, not both.")
-    folder = RunFolder(Path(out) if out is not None else default_folder(data))
-    precision = _precision(settings)
-    if resume:
-        facts = folder.read_facts()
-        size, columns = facts["data"]["size"], facts["data"]["columns"]
-        precision = precision or facts["environment"]["precision"]
+    if resume and out is None:
+        raise FromNoiseError("Say which run to go on with: resume needs --out.")
+
+    def reading(done: int, total: int) -> None:
+        say(Reading(done=done, total=total))
+
+    seconds = None if budget is None else parse_budget(budget)
+    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
+    if resume and RunFolder(Path(out)).facts.exists():
+        longer = {"run.steps": steps, "run.budget": seconds}
+        settings = [*settings, *(f"{name}={value}" for name, value in longer.items() if value is not None)]
+        plan = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
     else:
-        folder.check_free()
-    runtime = detect(precision)
-    reuse_memory()
-    dataset = open_dataset(data, size=tuple(size) if isinstance(size, list) else size, columns=columns)
-    if resume:
-        check_same_data(facts["data"], dataset)
-        config = override(from_json(facts["config"]), settings)
-    else:
-        seconds = None if steps is not None else parse_budget(budget or DEFAULT_BUDGET)
-        measured = measure(dataset)
-        config, speed = recipe(measured, runtime, budget=seconds, steps=steps, seed=seed)
-        config = override(config, settings)
-        notes = [*dataset.notes, *reasons(config, measured, runtime, speed)]
-        if runtime.is_main:
-            facts = run_facts(dataset, config, runtime, size, columns, notes)
-            folder.create(facts, {name: dataset.names(dataset.indices(name)) for name in SPLITS})
-        for line in notes:
-            say(line)
-    session = make_session(config, dataset, runtime, folder, begun)
-    if resume:
+        seconds = parse_budget(DEFAULT_BUDGET) if steps is None and budget is None else seconds
+        plan = begin(data, out, layout, settings, budget=seconds, steps=steps, seed=seed, progress=reading)
+    for line in plan.notes:
+        say(line)
+    session = make_session(plan, begun)
+    if plan.resumed:
         session.resume()
         say(f"going on from step {session.trainer.position.step}.")
     for event in session.run():
         say(event)
         if isinstance(event, Stopped):
-            again = f"fromnoise train {data} --out {folder.path} --resume"
+            name = "DATA" if isinstance(data, np.ndarray) else shlex.quote(str(data))
+            again = f"fromnoise train {name} --out {shlex.quote(str(plan.folder.path))} --resume"
             raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {again}")
-    barrier(runtime)
-    return Run(folder)
+    barrier(plan.runtime)
+    return Run(plan.folder)
 
 
-def make_session(config: Config, dataset: Dataset, runtime: Runtime, folder: RunFolder, begun: float) -> Session:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run about to train: what, how, where, and what is worth saying about it."""
+
+    folder: RunFolder
+    dataset: Dataset
+    config: Config
+    runtime: Runtime
+    resumed: bool
+    notes: list[str]
+
+
+def begin(
+    data: Source,
+    out: str | Path | None,
+    layout: Mapping[str, Any],
+    settings: Sequence[str],
+    *,
+    budget: float | None,
+    steps: int | None,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Plan:
+    """A new run: its folder claimed before the data is read, its settings chosen and written down."""
+    runtime = detect(_precision(settings))
+    reuse_memory()
+    # One clock names the folder: ranks that read their own may differ by a second.
+    folder = RunFolder(default_folder(data, from_main(time.time(), runtime)) if out is None else Path(out))
+    with folder.claimed() if runtime.is_main else nullcontext():
+        dataset = open_as(data, layout, progress)
+        facts = measure(dataset)
+        config, speed = recipe(facts, runtime, budget=budget, steps=steps, seed=seed)
+        config = override(config, settings)
+        notes = [*dataset.notes, *reasons(config, facts, runtime, speed)]
+        if runtime.is_main:
+            split = {name: dataset.names(dataset.indices(name)) for name in SPLITS}
+            folder.create(run_facts(data, dataset, config, runtime, layout, notes), split)
+    return Plan(folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=False, notes=notes)
+
+
+def reopen(
+    data: Source,
+    folder: RunFolder,
+    layout: Mapping[str, Any],
+    settings: Sequence[str],
+    *,
+    progress: Callable[[int, int], None],
+) -> Plan:
+    """A run that exists, with its own settings but for `settings`, in the precision that it began in.
+
+    Raises FromNoiseError if `layout` names a size or columns that are not the run's.
+    """
+    facts = folder.read_facts()
+    for name, asked in json.loads(json.dumps(layout)).items():
+        if asked and asked != facts["data"][name]:
+            raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
+    runtime = detect(_precision(settings) or facts["environment"]["precision"])
+    reuse_memory()
+    dataset = open_as(data, facts["data"], progress)
+    check_same_data(facts["data"], dataset)
+    before = from_json(facts["config"])
+    config = override(before, settings)
+    if runtime.is_main and config != before:
+        folder.write_facts(facts | {"config": to_json(config)})
+    return Plan(folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=True, notes=[])
+
+
+def make_session(plan: Plan, begun: float) -> Session:
     """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from."""
+    config, dataset, runtime = plan.config, plan.dataset, plan.runtime
     channels, space = dataset.codec.shape[0], len(dataset.codec.shape) - 1
     denoiser = build_denoiser(config, dataset.columns, channels, space, partial(autocast, runtime))
     trainer = Trainer(
@@ -118,13 +188,12 @@ def make_session(config: Config, dataset: Dataset, runtime: Runtime, folder: Run
         indices=dataset.indices("train"),
         runtime=runtime,
         clock=lambda: time.perf_counter() - begun,
-        reserve=min(10.0, 0.03 * (config.run.budget or 0)),
     )
     held = dataset.indices("val")
     held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])
     train_rows = dataset.indices("train")
     rows = np.random.default_rng(0).permutation(train_rows)[:MAX_ROWS]
-    return Session(trainer, folder, dataset.codec, held, dataset.cond(np.sort(rows)))
+    return Session(trainer, plan.folder, dataset.codec, held, dataset.cond(np.sort(rows)))
 
 
 def measure(dataset: Dataset) -> Facts:
@@ -141,22 +210,29 @@ def measure(dataset: Dataset) -> Facts:
     )
 
 
+def open_as(data: Source, layout: Mapping[str, Any]) -> Dataset:
+    """A data set the way a run reads it: size, columns and channels_first, as run.json records them."""
+    size = tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"]
+    return open_dataset(data, size=size, columns=layout["columns"], channels_first=layout["channels_first"])
+
+
 def run_facts(
+    data: Source,
     dataset: Dataset,
     config: Config,
     runtime: Runtime,
-    size: int | tuple[int, int] | None,
-    columns: Sequence[str] | None,
+    layout: Mapping[str, Any],
     notes: list[str],
 ) -> dict[str, Any]:
-    """What run.json records."""
+    """What run.json records.  A path is kept whole, so that the run can be judged from any directory."""
+    in_memory = isinstance(data, np.ndarray)
+    bundled = isinstance(data, str) and data in BUNDLED
     return {
         "config": to_json(config),
         "data": {
-            "source": str(dataset.source),
+            **layout,
+            "source": None if in_memory else data if bundled else str(Path(data).resolve()),
             "fingerprint": dataset.fingerprint,
-            "size": size,
-            "columns": None if columns is None else list(columns),
             "examples": {name: len(dataset.indices(name)) for name in SPLITS},
             "shape": list(dataset.codec.shape),
             "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
@@ -204,9 +280,9 @@ class Run:
 
     @cached_property
     def release(self) -> Release:
-        runtime = detect()
-        release = load_release(self.release_file, partial(autocast, runtime))
-        release.denoiser.to(runtime.device)
+        # In float32 whatever the training's precision: a sample is then the same in any batch to an 8-bit level.
+        release = load_release(self.release_file)
+        release.denoiser.to(best_device())
         return release
 
     @property
@@ -254,16 +330,16 @@ class Run:
         """The way from noise to sample as one picture: x_t, and below it what the model guesses x0 to be."""
         return way(self.release, seed, n, steps, where)
 
-    def dataset(self, data: str | Path | np.ndarray | None = None) -> Dataset:
+    def dataset(self, data: Source | None = None) -> Dataset:
         """The data this run was trained on: where it then was, or `data`.
 
         Raises FromNoiseError if it is gone or has changed, or was an array in memory and is not given.
         """
         facts = self.folder.read_facts()["data"]
-        if data is None and facts["source"] == "array":
+        source = facts["source"] if data is None else data
+        if source is None:
             raise FromNoiseError("This run was trained on an array in memory: pass the same array as data.")
-        size = tuple(facts["size"]) if isinstance(facts["size"], list) else facts["size"]
-        dataset = open_dataset(facts["source"] if data is None else data, size=size, columns=facts["columns"])
+        dataset = open_as(source, facts)
         check_same_data(facts, dataset)
         return dataset
 
@@ -272,10 +348,13 @@ class Run:
         *,
         n: int | None = None,
         seed: int = 1,
-        data: str | Path | np.ndarray | None = None,
+        data: Source | None = None,
         watch: Watch | None = None,
-    ) -> Judgement:
-        """Judges samples beside training and held-out data; writes evaluation.json and report.html."""
+    ) -> Judgement | None:
+        """Judges samples beside training and held-out data; writes evaluation.json and report.html.
+
+        None for a set that is too small to judge, which still gets its report.
+        """
         say = watch or (lambda event: None)
         return appraise(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)
 
@@ -296,10 +375,10 @@ def parse_budget(budget: str | float) -> float:
     return float(match[1]) * UNITS[match[2] or "s"]
 
 
-def default_folder(data: str | Path | np.ndarray) -> Path:
+def default_folder(data: Source, now: float) -> Path:
     """runs/<data>-<time>, never one that exists."""
     name = "array" if isinstance(data, np.ndarray) else re.sub(r"\W+", "-", Path(data).stem).strip("-") or "run"
-    base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
     path, k = base, 1
     while path.exists():
         path, k = base.with_name(f"{base.name}-{k}"), k + 1

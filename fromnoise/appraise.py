@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from fromnoise.checkpoint import replace_text, writing
 from fromnoise.data import Dataset
+from fromnoise.errors import FromNoiseError
 from fromnoise.evaluate import Examples, Judgement, batches, beside, judge, learn_features, nearest
 from fromnoise.folder import RunFolder
 from fromnoise.generate import configure, generate, trajectory
@@ -51,8 +53,11 @@ def appraise(
     n: int | None = None,
     seed: int = 1,
     say: Callable[[str], None] = lambda line: None,
-) -> Judgement:
-    """Judges `n` samples of `seed` and writes evaluation.json and report.html.  Returns the judgement."""
+) -> Judgement | None:
+    """Judges `n` samples of `seed` and writes evaluation.json and report.html.
+
+    A set that is too small to judge still gets its report; `say` tells why, and None is returned.
+    """
     rng = np.random.default_rng(0)
     train = Subset(dataset, np.sort(rng.permutation(dataset.indices("train"))[:MOST_TRAINING]))
     held = dataset.x0(np.sort(rng.permutation(dataset.indices("test"))[:MOST_HELD]))
@@ -60,16 +65,25 @@ def appraise(
     say(f"judging {count} samples beside {len(held)} held-out examples.")
     samples = generate(release, count, configure(release), seed=seed)
     x = encoded(dataset, samples.samples)
-    features = learn_features(train, class_labels(dataset, train.indices), cache=folder.path / "features.safetensors")
-    judgement = judge(x, train, held, features, seed=seed)
+    judgement = None
+    try:
+        with writing(folder.path):
+            labels = class_labels(dataset, train.indices)
+            features = learn_features(train, labels, cache=folder.path / "features.safetensors")
+        judgement = judge(x, train, held, features, seed=seed)
+    except FromNoiseError as error:
+        say(f"not judged: {error}")
     sheets = [
         ("Samples", sheet(samples.pictures()[:SHOWN])),
         *neighbour_sheets(dataset, train, x, held),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
-    text = json.dumps({"seed": seed, "samples": count, "model": release.digest, **judgement.to_json()}, indent=2)
-    folder.evaluation.write_text(text + "\n", encoding="utf-8")
-    write_card(folder, release, json.loads(text), sheets)
+    record = {"seed": seed, "samples": count, "model": release.digest}
+    if judgement is not None:
+        record |= judgement.to_json()
+        replace_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
+    with writing(folder.report):
+        write_card(folder, release, None if judgement is None else json.loads(json.dumps(record)), sheets)
     return judgement
 
 
@@ -107,7 +121,9 @@ def way(release: Release, seed: int, n: int = 4, steps: int = 9, where: Mapping[
     return strip(list(np.moveaxis(rows.reshape(2 * n, *guesses.shape[1:]), 1, 0)))
 
 
-def write_card(folder: RunFolder, release: Release, judgement: dict, sheets: list[tuple[str, Image.Image]]) -> Path:
+def write_card(
+    folder: RunFolder, release: Release, judgement: dict | None, sheets: list[tuple[str, Image.Image]]
+) -> Path:
     """report.html from the run folder's own records."""
     facts = folder.read_facts()
     data, machine = facts["data"], facts["environment"]

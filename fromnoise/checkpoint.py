@@ -56,7 +56,29 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) 
         _sync_folder(path.parent)
     except OSError as error:
         _remove_temporaries(path)
-        raise _explained(error, path, tensors) from error
+        raise _explained(error, path, sum(x.nbytes for x in tensors.values())) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in one sentence why `path` cannot be written: FromNoiseError instead of OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file at once or not at all; raises as `writing`."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, which is taken off."""
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def load(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
@@ -77,20 +99,14 @@ def load_meta(path: Path) -> dict:
         return _state(file)
 
 
-def save_snapshot(folder: Path, ema: PowerEma, step: int, *, keep: int = 12) -> None:
-    """Writes the averages after `step` to `folder`, and thins the folder to about `keep` evenly spaced steps.
+def save_snapshot(folder: Path, ema: PowerEma, step: int) -> None:
+    """Writes the averages after `step` to `folder`.
 
     float16 halves the space; its rounding averages out in a reconstruction (as EDM2 does).
     """
     averages = {s: {k: _half(x) for k, x in ema.weights(s).items()} for s in ema.averages}
     tensors = {f"{s}/{name}": x for s, weights in averages.items() for name, x in weights.items()}
     save(folder / f"step-{step:09d}.safetensors", tensors, {"step": step, "sigmas": list(ema.averages)})
-    steps = sorted(_snapshot_files(folder))
-    while len(steps) > keep:
-        # Dropping the one between the closest neighbours keeps the spacing even while the run grows.
-        gaps = [after - before for before, after in zip([0, *steps], steps[1:], strict=False)]
-        closest = steps.pop(gaps.index(min(gaps)))
-        _snapshot_files(folder)[closest].unlink()
 
 
 def read_snapshots(folder: Path) -> list[Snapshot]:
@@ -163,13 +179,11 @@ def _remove_temporaries(path: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _explained(error: OSError, path: Path, tensors: Mapping[str, Tensor]) -> FromNoiseError:
-    kept = "; the previous checkpoint is untouched" if path.exists() else ""
+def _explained(error: OSError, path: Path, size: int = 0) -> FromNoiseError:
+    kept = "; what was there before is untouched" if path.exists() else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        need = sum(x.nbytes for x in tensors.values()) / 2**20
-        return FromNoiseError(
-            f"The disk of {path.parent} is full and {path.name} needs {need:.0f} MiB{kept}: free space, then resume."
-        )
+        need = f" and {path.name} needs {size / 2**20:.0f} MiB" if size else f": {path.name} was not written"
+        return FromNoiseError(f"The disk of {path.parent} is full{need}{kept}. Free space, then resume.")
     return FromNoiseError(f"Cannot write {path} ({error.strerror}){kept}: make the folder writable, then resume.")
 
 

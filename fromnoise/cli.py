@@ -38,6 +38,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps instead; reproducible.")] = None,
     size: Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")] = None,
     columns: Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")] = None,
+    channels_first: Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -47,8 +48,6 @@ def train(
     from fromnoise import api
     from fromnoise.display import Display
 
-    if resume and out is None:
-        raise FromNoiseError("Say which run to go on with: --resume --out RUN.")
     main_rank = os.environ.get("RANK", "0") == "0"
     with Display(quiet=not main_rank) as display:
         run = api.train(
@@ -58,6 +57,7 @@ def train(
             steps=steps,
             size=parse_size(size),
             columns=parse_columns(columns),
+            channels_first=channels_first,
             settings=set_ or (),
             seed=seed,
             resume=resume,
@@ -66,7 +66,8 @@ def train(
         if main_rank:
             display(f"the model is {run.folder.model}")
             if report:
-                for sentence in run.evaluate(watch=display).sentences:
+                judgement = run.evaluate(watch=display)
+                for sentence in judgement.sentences if judgement else ():
                     display(sentence)
                 display(f"the report is {run.folder.report}")
 
@@ -86,6 +87,7 @@ def sample(
 ) -> None:
     """Draw samples in the data's own format; every file carries its recipe."""
     from fromnoise import api
+    from fromnoise.checkpoint import writing
     from fromnoise.display import counting
     from fromnoise.generate import check_free
 
@@ -96,6 +98,8 @@ def sample(
     for path in (out, strip):
         if path is not None:
             check_free(path)
+    if strip is not None and strip.suffix.lower() != ".png":
+        raise FromNoiseError(f"The strip is a PNG picture: write --strip {strip.with_suffix('.png')}.")
     with counting("sampling", n) as progress:
         samples = loaded.generate(
             n,
@@ -109,8 +113,8 @@ def sample(
         )
     print(f"{samples.save(out)}: {n} samples, {samples.recipe['evaluations']} network evaluations each")
     if strip is not None:
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        loaded.strip(seed=seed, where=conditions).save(strip)
+        with writing(strip):
+            loaded.strip(seed=seed, where=conditions).save(strip)
         print(strip)
 
 
@@ -125,6 +129,8 @@ def evaluate(
 
     loaded = api.load(run)
     judgement = loaded.evaluate(n=n, seed=seed, watch=lambda line: print(line, file=sys.stderr))
+    if judgement is None:
+        raise typer.Exit(2)
     for row in judgement.rows:
         print(f"{row.name:24} Fréchet {row.frechet:9.3g}   kernel {row.kernel:9.3g} ± {row.kernel_error:.2g}")
     print("\n".join(judgement.sentences))
@@ -134,13 +140,14 @@ def evaluate(
 @app.command()
 def doctor(
     data: DataArgument,
+    channels_first: Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")] = False,
 ) -> None:
     """Say what is in DATA, what is wrong with it, and the remedy."""
     from fromnoise.data import diagnose, scan
     from fromnoise.display import counting
 
     with counting("scanning", None) as progress:
-        listing = scan(data, progress=progress)
+        listing = scan(data, channels_first=channels_first, progress=progress)
     print(diagnose(listing))
 
 

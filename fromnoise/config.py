@@ -19,6 +19,7 @@ from fromnoise.types import FromNoiseError
 
 STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -27,7 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 class UNetConfig:
     kind: Literal["unet"] = "unet"
     widths: tuple[Count, ...] = (64, 128)
-    blocks: Count = 2
+    blocks: Count = 1
     patch: Count = 2
     attention: tuple[bool, ...] = (False, True)
     emb: Count = 256
@@ -50,7 +51,7 @@ class TransformerConfig:
 class ModelConfig:
     """What is predicted: the target's row, the data's standard deviation in the codec's units."""
 
-    target: Literal["x0", "eps", "velocity", "edm"] = "x0"
+    target: Literal["x0", "eps", "velocity", "edm"] = "edm"
     sigma_data: Positive = 0.5
 
 
@@ -58,7 +59,7 @@ class ModelConfig:
 class LossConfig:
     """Noise levels are logit-normal: logit(t) ~ N(t_mean, t_std²).  `drop`: how often a condition is hidden."""
 
-    t_mean: float = 0.0
+    t_mean: Finite = 0.0
     t_std: Positive = 1.0
     weight: Literal["velocity", "target", "uniform"] = "velocity"
     noise_choices: Count = 1
@@ -70,7 +71,7 @@ class LossConfig:
 class OptimConfig:
     """`batch` is global, over all ranks; `micro` splits it where memory asks for it."""
 
-    batch: Count = 64
+    batch: Count = 32
     micro: Count | None = None
     muon_lr: Annotated[float, Field(ge=0)] = 6e-3
     adam_lr: Annotated[float, Field(ge=0)] = 1e-3
@@ -108,13 +109,15 @@ class SampleConfig:
     steps: Count = 16
     grid: Literal["linear", "logsnr", "karras"] = "linear"
     shift: Positive = 1.6
-    guidance: float = 1.0
-    guidance_low: float = -6.0
-    guidance_high: float = 4.0
+    guidance: Finite = 1.0
+    guidance_low: Finite = -6.0
+    guidance_high: Finite = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
+    """All settings of a run."""
+
     net: UNetConfig | TransformerConfig = Field(default_factory=UNetConfig, discriminator="kind")
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -130,15 +133,19 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(tree: dict[str, Any]) -> Config:
     """Raises FromNoiseError naming the first setting that is unknown or out of range."""
     try:
-        return TypeAdapter(Config).validate_python(tree, strict=False)
+        config = TypeAdapter(Config).validate_python(tree, strict=False)
     except ValidationError as error:
-        raise FromNoiseError(_sentence(error, tree)) from None
+        raise FromNoiseError(_sentence(error)) from None
+    if (config.run.steps is None) == (config.run.budget is None):
+        raise FromNoiseError("A run has either run.steps or run.budget: set one of them.")
+    return config
 
 
 def override(config: Config, settings: Sequence[str]) -> Config:
     """`config` with each "a.b=value" applied; values are JSON, bare words are strings."""
     tree = to_json(config)
-    for setting in settings:
+    # Another kind of network starts from its own defaults, so it comes before the settings of the network.
+    for setting in sorted(settings, key=lambda s: not s.startswith("net.kind=")):
         name, equals, text = setting.partition("=")
         *path, leaf = name.split(".")
         place = tree
@@ -151,6 +158,9 @@ def override(config: Config, settings: Sequence[str]) -> Config:
         place[leaf] = _value(text)
         if name == "net.kind":
             tree["net"] = {"kind": place[leaf]}
+        # A run has one length: naming one way of measuring it lets go of the other.
+        if name in ("run.steps", "run.budget") and place[leaf] is not None:
+            place["budget" if leaf == "steps" else "steps"] = None
     return from_json(tree)
 
 
@@ -169,7 +179,7 @@ def _names(tree: dict[str, Any], prefix: str = "") -> list[str]:
     ]
 
 
-def _sentence(error: ValidationError, tree: dict[str, Any]) -> str:
+def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     # pydantic puts the union's tag into the path: net.unet.widths
     parts = [str(p) for p in first["loc"] if p not in ("unet", "transformer")]

@@ -94,11 +94,15 @@ class TokenDenoiser(nn.Module):
         return Logits(logits.float()).pin(x_t.masked_fill(~shown, 0), shown)
 
 
+# What can be trained, averaged and released.
+ModelDenoiser = NetDenoiser | TokenDenoiser
+
+
 class Foreign:
     """A network trained on another path, as a denoiser on the line.
 
     `net(x, u)` takes its own coordinates and its own time (b, 1, …, 1), and regresses `target`, whose row in (x0, eps)
-    is the same in any coordinates.
+    is the same in any coordinates.  Its grid starts at the path's own noisy end, `line_time(path, u_max)`.
     """
 
     def __init__(self, net: Callable[[Tensor, Tensor], Tensor], path: Path, target: Target) -> None:

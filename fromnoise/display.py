@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fromnoise.session import Event, Held, Previewed, RolledBack
+from fromnoise.session import Event, Held, Previewed, Reading, RolledBack
 from fromnoise.trainer import Skipped, Stepped
 
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
@@ -20,7 +20,7 @@ class Display:
     """Called with every event of a run and every line worth saying."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
         self.live = self.console.is_terminal and not quiet
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -31,9 +31,9 @@ class Display:
             disable=not self.live,
             transient=True,
         )
-        self.task = None
+        self.task = self.progress.add_task("starting", total=1.0)
+        self.phase = ""
         self.loss: float | None = None
-        self.held: float | None = None
         self.printed = time.perf_counter()
         self.recent: list[tuple[int, float]] = []
 
@@ -48,13 +48,17 @@ class Display:
         match event:
             case str():
                 self.console.print(f"  {event}")
+            case Reading():
+                self._show("reading", event.done / max(event.total, 1), f"reading {event.done:,} of {event.total:,}")
             case Stepped():
                 self._step(event)
             case Skipped():
                 who = f", examples {list(event.examples)}" if event.examples else ""
                 self.console.print(f"  step {event.step}: the gradient was not finite{who}; the step was skipped.")
             case Held():
-                self.held = event.loss
+                levels = "  ".join(f"{loss:.3f}" for _, loss in event.levels)
+                ends = f"t = {event.levels[0][0]:g} … {event.levels[-1][0]:g}"
+                self.console.print(f"  step {event.step}: held-out {event.loss:.4f}; from {ends}: {levels}")
             case Previewed():
                 self.console.print(f"  step {event.step}: preview {event.path}")
             case RolledBack():
@@ -66,16 +70,19 @@ class Display:
         self.recent = [*self.recent[-50:], (event.step, event.seconds)]
         (first, then), (last, now) = self.recent[0], self.recent[-1]
         rate = (last - first) / (now - then) if now > then else 0.0
-        held = "" if self.held is None else f" · held-out {self.held:.4f}"
-        text = f"step {event.step} · {rate:.1f} steps/s · loss {self.loss:.4f}{held}"
+        text = f"step {event.step} · {rate:.1f} steps/s · loss {self.loss:.4f}"
+        left = event.seconds * (1 - event.progress) / max(event.progress, 1e-6)
+        self._show("training", event.progress, text, f" · {left:.0f} s left")
+
+    def _show(self, phase: str, done: float, text: str, more: str = "") -> None:
         if self.live:
-            if self.task is None:
-                self.task = self.progress.add_task(text, total=1.0)
-            self.progress.update(self.task, completed=event.progress, description=text)
+            if self.phase != phase:
+                self.phase = phase
+                self.progress.reset(self.task, total=1.0)
+            self.progress.update(self.task, completed=done, description=text)
         elif time.perf_counter() - self.printed > PLAIN_EVERY:
             self.printed = time.perf_counter()
-            left = event.seconds * (1 - event.progress) / max(event.progress, 1e-6)
-            self.console.print(f"  {event.progress:4.0%} · {text} · {left:.0f} s left")
+            self.console.print(f"  {done:4.0%} · {text}{more}")
 
 
 @contextmanager

@@ -15,14 +15,17 @@ report.html            everything above for a reader
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromnoise.types import FromNoiseError
+from fromnoise.checkpoint import replace_text, writing
+from fromnoise.errors import FromNoiseError
 
 # What a start that was killed before run.json leaves behind.
-BEGUN = {".run.json.tmp", "split.jsonl"}
+BEGUN = {".run.json.tmp", ".split.jsonl.tmp", "split.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -69,33 +72,41 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def check_free(self) -> None:
-        """Raises FromNoiseError if the folder holds anything of the user's, or another run."""
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder, and removes it again where what follows fails before anything was written to it.
+
+        Raises FromNoiseError if the folder cannot be made, or holds anything of the user's or a run.
+        """
+        self._claim()
+        try:
+            yield
+        except BaseException:
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+            raise
+
+    def _claim(self) -> None:
         try:
             taken = self.path.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - BEGUN)
+            if not taken:
+                self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FromNoiseError(f"Cannot look into {self.path} ({error.strerror}): choose another --out.") from error
+            raise FromNoiseError(
+                f"Cannot write the run folder {self.path} ({error.strerror}): choose another --out."
+            ) from error
         if taken:
             resume = ", or go on with it by --resume" if self.facts.exists() else ""
             raise FromNoiseError(f"{self.path} exists already: choose another --out{resume}.")
 
     def create(self, facts: dict[str, Any], split: dict[str, list[str]]) -> None:
-        """Makes the folder with split.jsonl and run.json, the latter last and at once: it makes the folder a run.
+        """Writes split.jsonl and then run.json, which makes the folder a run."""
+        rows = [json.dumps([name, one], ensure_ascii=False) + "\n" for name, them in split.items() for one in them]
+        replace_text(self.split, "".join(rows))
+        self.write_facts(facts)
 
-        Raises FromNoiseError if it is not free or cannot be written.
-        """
-        self.check_free()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            rows = [json.dumps([name, one], ensure_ascii=False) + "\n" for name, them in split.items() for one in them]
-            self.split.write_text("".join(rows), encoding="utf-8")
-            temporary = self.path / ".run.json.tmp"
-            temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(self.facts)
-        except OSError as error:
-            raise FromNoiseError(
-                f"Cannot write the run folder {self.path} ({error.strerror}): choose another --out."
-            ) from error
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        replace_text(self.facts, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     def read_facts(self) -> dict[str, Any]:
         """Raises FromNoiseError where there is no run, or its facts are damaged."""
@@ -107,7 +118,7 @@ class RunFolder:
             raise FromNoiseError(f"{self.facts} cannot be read ({error}): restore it or train again.") from error
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        with open(self.metrics, "a", encoding="utf-8") as file:
+        with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -124,4 +135,4 @@ class RunFolder:
     def drop_metrics_after(self, step: int) -> None:
         """Forgets what a killed run wrote after the checkpoint that it is resumed from."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
-        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        replace_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fromnoise.build import build_grid, build_guidance, build_stepper
 from fromnoise.codec import Codec
+from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.release import Release
 from fromnoise.rng import Rng
-from fromnoise.sample import Step, sample
+from fromnoise.sample import Step, last, sample
 from fromnoise.sheet import sheet
 from fromnoise.types import FromNoiseError
 
@@ -56,7 +57,6 @@ class Samples:
         path = Path(path)
         check_free(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".npy":
                 np.save(path, self.samples)
             elif path.suffix == ".npz":
@@ -86,11 +86,15 @@ class Samples:
 
 
 def check_free(path: Path) -> None:
-    """Raises FromNoiseError if writing samples to `path` would touch something of the user's."""
-    if path.suffix in ARRAYS and path.exists():
-        raise FromNoiseError(f"{path} exists already: choose another --out.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FromNoiseError(f"{path} exists and is not an empty folder: choose another --out.")
+    """Raises FromNoiseError if writing samples to `path` would touch something of the user's, or cannot work."""
+    try:
+        if path.suffix in ARRAYS and path.exists():
+            raise FromNoiseError(f"{path} exists already: choose another --out.")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FromNoiseError(f"{path} exists and is not an empty folder: choose another --out.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FromNoiseError(f"Cannot write {path} ({error.strerror}): choose another --out.") from error
 
 
 def configure(
@@ -100,6 +104,8 @@ def configure(
     known = {"ddim", "ancestral", "heun", "multistep"}
     if sampler is not None and sampler not in known:
         raise FromNoiseError(f"No sampler {sampler!r}: use one of {', '.join(sorted(known))}.")
+    if steps is not None and steps < 1:
+        raise FromNoiseError(f"Sampling takes at least 1 step, not {steps}.")
     given = {"steps": steps, "sampler": sampler, "guidance": guidance}
     return replace(release.config.sample, **{k: v for k, v in given.items() if v is not None})
 
@@ -133,16 +139,16 @@ def generate(
     """Samples first … first+n-1 of `seed`; each is the same whatever the batch."""
     if n < 1:
         raise FromNoiseError(f"Ask for at least 1 sample, not {n}.")
-    parts, evaluations = [], 0
+    parts, conds, evaluations = [], [], 0
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
-        *_, step = walk(release, config, indices, seed, where or {})
+        step = last(walk(release, config, indices, seed, where or {}))
         evaluations = step.evaluations
         parts.append(release.codec.decode(step.x.float().cpu()))
+        conds.append(release.conditions(where or {}, seed, indices))
         if progress:
             progress(len(indices))
-    everything = range(first, first + n)
-    cond = release.conditions(where or {}, seed, everything)
+    cond = Cond.cat(conds)
     return Samples(
         samples=np.concatenate(parts),
         index=np.arange(first, first + n),
@@ -150,6 +156,7 @@ def generate(
         cond={c.name: [release.label(cond, c.name, i) for i in range(n)] for c in release.columns},
         recipe={
             "model": release.digest,
+            "precision": "float32",
             "seed": seed,
             "evaluations": evaluations,
             "where": dict(where or {}),

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.build import build_denoiser
 from fromnoise.cond import Column, Cond
-from fromnoise.config import Config, LossConfig, ModelConfig, OptimConfig, RunConfig, SampleConfig, UNetConfig
+from fromnoise.config import Config, ModelConfig, OptimConfig, RunConfig, SampleConfig, UNetConfig
 from fromnoise.runtime import Runtime, from_main
 from fromnoise.types import Shape
 
@@ -51,9 +51,8 @@ def recipe(
     speed = from_main(matmul_speed(runtime) * EFFICIENCY[runtime.precision], runtime)
     conditional = bool(facts.columns)
     config = Config(
-        model=ModelConfig(target="x0", sigma_data=round(facts.std, 4)),
-        loss=LossConfig(noise_choices=1 if conditional else 4),
-        optim=OptimConfig(batch=min(64, max(8, facts.examples))),
+        model=ModelConfig(sigma_data=round(facts.std, 4)),
+        optim=OptimConfig(batch=min(32, max(8, facts.examples))),
         run=RunConfig(steps=steps, budget=budget, seed=seed, held_examples=min(facts.held, 64), **_pace(budget)),
         sample=SampleConfig(guidance=1.5 if conditional else 1.0),
     )
@@ -97,7 +96,7 @@ def image_net(shape: Shape, width: int) -> UNetConfig:
     widths = (width, 2 * width) if cells >= 4 else (2 * width,)
     return UNetConfig(
         widths=widths,
-        blocks=2,
+        blocks=1,
         patch=patch,
         attention=(False,) * (len(widths) - 1) + (True,),
         emb=256,

@@ -7,6 +7,7 @@ conditions nobody asked for are drawn jointly from them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -15,10 +16,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from fromnoise.build import build_denoiser
-from fromnoise.checkpoint import load, save
+from fromnoise.checkpoint import load, part, save
 from fromnoise.codec import Codec, codec_from_json
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
@@ -43,7 +43,8 @@ class Release:
     def conditions(self, where: Mapping[str, str], seed: int, indices: range) -> Cond:
         """The conditions of samples `indices` under `seed`: those named by `where`, the others from a training row.
 
-        A value of "none" hides the column.  Raises FromNoiseError for an unknown column or a value outside it.
+        A value of "none" hides the column, unless it is one of its labels.  Raises FromNoiseError for an unknown
+        column, an unknown label, or a number more than a standard deviation beyond what the model has seen.
         """
         known = {c.name: c for c in self.columns}
         for name in where:
@@ -57,8 +58,9 @@ class Release:
         values = {k: v[pick] for k, v in self.rows.values.items()}
         present = {k: p[pick] for k, p in self.rows.present.items()}
         for name, text in where.items():
-            present[name] = torch.full((batch,), text.lower() != "none")
-            if text.lower() != "none":
+            hidden = text.lower() == "none" and text not in known[name].labels
+            present[name] = torch.full((batch,), not hidden)
+            if not hidden:
                 values[name] = torch.full_like(values[name], parse_value(known[name], text))
         return Cond(values, present, batch)
 
@@ -75,25 +77,36 @@ def parse_value(column: Column, text: str) -> float:
     """A class's index or a standardised number, from what a user typed."""
     if column.kind == "class":
         folded = [label.casefold() for label in column.labels]
+        if text in column.labels:
+            return column.labels.index(text)
         if text.casefold() not in folded:
             close = get_close_matches(text.casefold(), folded, n=3, cutoff=0.4)
             shown = [column.labels[folded.index(c)] for c in close] or column.labels[:8]
             raise FromNoiseError(f"{column.name} is never {text!r}: use one of {', '.join(shown)}, … or none.")
         return folded.index(text.casefold())
     try:
-        return (float(text) - column.mean) / column.std
+        value = float(text)
     except ValueError:
-        raise FromNoiseError(
-            f"{column.name} is a number between {column.low:g} and {column.high:g}, not {text!r}."
-        ) from None
+        value = math.nan
+    # The model's codes of numbers end one standard deviation beyond what was seen (`nets/condition.py`).
+    if not column.low - column.std <= value <= column.high + column.std:
+        raise FromNoiseError(f"{column.name} is a number between {column.low:g} and {column.high:g}, not {text!r}.")
+    return (value - column.mean) / column.std
 
 
 def save_release(
-    path: Path, denoiser: NetDenoiser, codec: Codec, columns: tuple[Column, ...], rows: Cond, config: Config
+    path: Path,
+    denoiser: NetDenoiser,
+    codec: Codec,
+    columns: tuple[Column, ...],
+    rows: Cond,
+    config: Config,
+    loss: float,
 ) -> None:
-    """Writes the release at once or not at all."""
+    """Writes the release at once or not at all; `loss` is its held-out loss."""
     meta = {
         "format": 1,
+        "loss": loss,
         "codec": codec.to_json(),
         "columns": [asdict(c) for c in columns],
         "config": to_json(config),
@@ -110,15 +123,12 @@ def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nu
     if meta.get("format") != 1:
         raise FromNoiseError(f"{path} has a format this version cannot read: use a newer fromnoise.")
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
     config, codec = from_json(meta["config"]), codec_from_json(meta["codec"])
     columns = tuple(Column(**{**c, "labels": tuple(c["labels"])}) for c in meta["columns"])
     denoiser = build_denoiser(config, columns, codec.shape[0], len(codec.shape) - 1, autocast).eval()
-    denoiser.load_state_dict(part("weights/"))
-    values = part("rows/")
-    rows = Cond(values, part("present/"), len(next(iter(values.values()), ())))
+    denoiser.load_state_dict(part(tensors, "weights/"))
+    values = part(tensors, "rows/")
+    rows = Cond(values, part(tensors, "present/"), len(next(iter(values.values()), ())))
     return Release(denoiser=denoiser, codec=codec, columns=columns, rows=rows, config=config, digest=file_digest(path))
 
 

@@ -58,7 +58,7 @@ def detect(precision: str | None = None, device: str | None = None) -> Runtime:
     if precision not in (None, *get_args(Precision)):
         raise FromNoiseError(f"Unknown precision {precision!r}: use one of {', '.join(get_args(Precision))}.")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    place = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    place = best_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
         # Left to the interpreter's end, gloo's threads abort the process and torchrun calls a good run failed.
@@ -81,7 +81,7 @@ def autocast(runtime: Runtime) -> torch.autocast:
     return torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.precision == "bfloat16")
 
 
-def all_mean_gradients(params: Iterable[nn.Parameter], runtime: Runtime) -> None:
+def all_sum_gradients(params: Iterable[nn.Parameter], runtime: Runtime) -> None:
     """Replaces each `p.grad` by its sum over ranks: the gradient of the global mean loss, by the convention above.
 
     One flattened float32 all-reduce.  A parameter that no rank used keeps `grad is None`, as with one process; one that
@@ -139,7 +139,8 @@ def reuse_memory() -> bool:
     return bool(mallopt(mmap_threshold, 1 << 30)) and bool(mallopt(trim_threshold, -1))
 
 
-def _device(name: str | None, local_rank: int) -> torch.device:
+def best_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+    """The device called `name`, or the fastest kind that is there.  Raises FromNoiseError for one that is not."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         name = next(kind for kind, found in there.items() if found)

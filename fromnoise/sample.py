@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,7 +79,12 @@ def as_time(t: float | Tensor, x: Data) -> Time:
     return t.reshape(-1, *(1,) * (x.ndim - 1)).expand(len(x), *(1,) * (x.ndim - 1)) if t.ndim < 2 else t
 
 
+def last(steps: Iterator[Step]) -> Step:
+    """The end of a walk, with no more than one step in memory."""
+    (step,) = deque(steps, maxlen=1)
+    return step
+
+
 def finish(steps: Iterator[Step]) -> Data:
-    """The end of a walk."""
-    *_, last = steps
-    return last.x
+    """x at the end of a walk."""
+    return last(steps).x

@@ -1,12 +1,13 @@
 """A training session: the loop's events joined with what a user keeps of them.
 
 Between two steps the session measures the held-out loss, keeps the best average as the release, draws previews, saves,
-and rolls back a run that has blown up.  Nothing it does touches the weights, so the loop stays reproducible.
+and rolls back a run that has blown up.  Only the rollback touches the weights, so the loop stays reproducible.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,15 +16,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from fromnoise import checkpoint
+from fromnoise.checkpoint import writing
 from fromnoise.codec import Codec
-from fromnoise.cond import Cond
+from fromnoise.cond import Column, Cond
+from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import reconstruct
 from fromnoise.folder import RunFolder
 from fromnoise.generate import generate
-from fromnoise.release import Release, load_release, save_release
+from fromnoise.release import Release, save_release
 from fromnoise.runtime import from_main
 from fromnoise.sheet import sheet
 from fromnoise.trainer import Skipped, Stepped, Trainer, held_out_loss
@@ -32,8 +34,17 @@ from fromnoise.types import FromNoiseError
 SKIPS_BEFORE_ROLLBACK = 5
 MAX_ROLLBACKS = 4
 PREVIEW_EXAMPLES = 32
-SNAPSHOT_EVERY = 2  # held-out evaluations
+SNAPSHOTS = 8  # at most, of the last three quarters of the run
+METRIC_ROWS = 5000
 EMA_CHOICES = (0.03, 0.05, 0.075, 0.1, 0.14)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The data is being scanned or decoded: so many files of so many are done."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +79,7 @@ class Stopped:
     step: int
 
 
-Event = Stepped | Skipped | Held | Previewed | RolledBack | Stopped
+Event = Reading | Stepped | Skipped | Held | Previewed | RolledBack | Stopped
 
 
 class Session:
@@ -77,11 +88,12 @@ class Session:
     def __init__(self, trainer: Trainer, folder: RunFolder, codec: Codec, held: np.ndarray, rows: Cond) -> None:
         self.trainer, self.folder, self.codec, self.held, self.rows = trainer, folder, codec, held, rows
         self.runtime, self.config = trainer.runtime, trainer.config
-        self.columns = (*trainer.denoiser.conditioner.columns, *trainer.denoiser.conditioner.map_columns)
+        conditioner = trainer.denoiser.conditioner
+        self.columns: tuple[Column, ...] = (*conditioner.columns, *conditioner.map_columns)
         self.best = math.inf
-        self.evaluated = 0
+        self.evaluated = self.previews = self.logged = 0
         self.saved_at = self.previewed_at = trainer.elapsed()
-        self.previews = 0
+        self.cost = {"measure": 0.0, "preview": 0.0, "save": 0.0}
 
     # ---- going on and keeping -----------------------------------------------------------------------------------
 
@@ -90,22 +102,27 @@ class Session:
         if not self.folder.last.exists():
             self._forget_after(0)
             return
+        self._restore()
+        self.trainer.carried = self.trainer.position.elapsed - self.trainer.clock()
+        self.evaluated = self._moment(self.trainer.progress())
+        self.saved_at = self.previewed_at = self.trainer.elapsed()
+
+    def _restore(self) -> None:
         tensors, meta = checkpoint.load(self.folder.last)
         self.trainer.restore(tensors, meta["position"])
-        self.best, self.evaluated = meta["best"] or math.inf, meta["evaluated"]
-        self.saved_at = self.previewed_at = self.trainer.elapsed()
+        self.best = checkpoint.load_meta(self.folder.best)["loss"] if self.folder.best.exists() else math.inf
         self._forget_after(self.trainer.position.step)
 
     def _forget_after(self, step: int) -> None:
         if self.runtime.is_main:
             self.folder.drop_metrics_after(step)
-            checkpoint.drop_snapshots_after(self.folder.ema, step)
+            checkpoint.drop_snapshots_after(self.folder.ema, self.trainer.position.updates)
 
     def save(self) -> None:
         if self.runtime.is_main:
-            best = None if math.isinf(self.best) else self.best
-            meta = {"position": asdict(self.trainer.position), "best": best, "evaluated": self.evaluated}
-            checkpoint.save(self.folder.last, self.trainer.tensors(), meta)
+            with self._timed("save"):
+                meta = {"position": asdict(self.trainer.position)}
+                checkpoint.save(self.folder.last, self.trainer.tensors(), meta)
         self.saved_at = self.trainer.elapsed()
 
     # ---- the run ------------------------------------------------------------------------------------------------
@@ -119,105 +136,131 @@ class Session:
                 if isinstance(event, Skipped):
                     if event.consecutive >= SKIPS_BEFORE_ROLLBACK:
                         yield self._roll_back()
-                    continue
-                yield from self._measure_if_due()
-                yield from self._preview_if_due()
-                if self.trainer.elapsed() - self.saved_at > self.config.run.save_every:
-                    self.save()
+                else:
+                    yield from self._watch(event.progress)
                 if from_main(float(asked()), self.runtime):
                     self.save()
                     yield Stopped(step=event.step)
                     return
-        yield from self._finish()
+            yield from self._finish()
 
-    def _measure_if_due(self) -> Iterator[Event]:
-        # A new evaluation each time the run's progress passes a multiple of 1/held_evaluations.
-        if math.floor(self.trainer.progress() * self.config.run.held_evaluations) > self.evaluated:
-            self.evaluated = math.floor(self.trainer.progress() * self.config.run.held_evaluations)
+    def _watch(self, progress: float) -> Iterator[Event]:
+        if self._moment(progress) > self.evaluated:
+            self.evaluated = self._moment(progress)
             if self.runtime.is_main:
                 yield self._measure()
-                if self.evaluated % SNAPSHOT_EVERY == 0 and self.evaluated * 4 >= self.config.run.held_evaluations:
-                    checkpoint.save_snapshot(self.folder.ema, self.trainer.ema, self.trainer.position.step)
-
-    def _measure(self) -> Held:
-        average = self.trainer.average()
-        levels = self._held(average)
-        loss, best = mean_loss(levels), False
-        if loss < self.best:
-            self.best, best = loss, True
-            self._release(average, self.folder.best)
-        event = Held(
-            step=self.trainer.position.step, seconds=self.trainer.elapsed(), levels=levels, loss=loss, best=best
-        )
-        self.folder.append_metrics({"kind": "held", **asdict(event)})
-        return event
-
-    def _held(self, denoiser: nn.Module) -> list[tuple[float, float]]:
-        return held_out_loss(denoiser, self.trainer.objective, self.trainer.data, self.held)
-
-    def _preview_if_due(self) -> Iterator[Event]:
-        run = self.config.run
-        wait = run.preview_every if self.previews else run.preview_first
+                self._snapshot()
+        wait = self.config.run.preview_every if self.previews else self.config.run.preview_first
         if self.trainer.elapsed() - self.previewed_at > wait:
             self.previews += 1
             if self.runtime.is_main:
                 yield self._preview()
             self.previewed_at = self.trainer.elapsed()
+        if self.trainer.elapsed() - self.saved_at > self.config.run.save_every:
+            self.save()
+        self.trainer.reserve = (len(EMA_CHOICES) + 1) * self.cost["measure"] + self.cost["preview"] + self.cost["save"]
+
+    def _moment(self, progress: float) -> int:
+        """How many of the run's held-out evaluations are due; rounded, as 3/10·10 is a little less than 3."""
+        return math.floor(progress * self.config.run.held_evaluations + 1e-9)
+
+    def _measure(self) -> Held:
+        with self._timed("measure"):
+            average = self.trainer.average()
+            levels = held_out_loss(average, self.trainer.objective, self.trainer.data, self.held)
+            loss = mean_loss(levels)
+            event = Held(
+                step=self.trainer.position.step,
+                seconds=self.trainer.elapsed(),
+                levels=levels,
+                loss=loss,
+                best=self._offer(average, loss),
+            )
+            self.folder.append_metrics({"kind": "held", **asdict(event)})
+        return event
+
+    def _offer(self, denoiser: ModelDenoiser, loss: float) -> bool:
+        """Keeps the model if it is the best so far."""
+        if not loss < self.best:
+            return False
+        self.best = loss
+        save_release(self.folder.best, denoiser, self.codec, self.columns, self.rows, self.config, loss)
+        return True
+
+    def _snapshot(self) -> None:
+        # The moments are fixed in advance, so that a run that was killed and resumed has the same snapshots.
+        moments = self.config.run.held_evaluations
+        due = self.evaluated * SNAPSHOTS // moments > (self.evaluated - 1) * SNAPSHOTS // moments
+        if due and 4 * self.evaluated >= moments:
+            checkpoint.save_snapshot(self.folder.ema, self.trainer.ema, self.trainer.position.updates)
 
     def _preview(self) -> Previewed:
         # The same noise every time, so that previews can be compared.
-        release = Release(
-            denoiser=self.trainer.average(),
-            codec=self.codec,
-            columns=self.columns,
-            rows=self.rows,
-            config=self.config,
-            digest="",
-        )
-        quick = replace(self.config.sample, sampler="multistep", steps=10, guidance=1.0)
-        samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
-        path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        sheet(samples.pictures()).save(path)
+        with self._timed("preview"):
+            release = Release(
+                denoiser=self.trainer.average(),
+                codec=self.codec,
+                columns=self.columns,
+                rows=self.rows,
+                config=self.config,
+                digest="",
+            )
+            quick = replace(self.config.sample, sampler="multistep", steps=10, guidance=1.0)
+            samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
+            path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+                sheet(samples.pictures()).save(path)
         return Previewed(step=self.trainer.position.step, path=path)
 
     def _roll_back(self) -> RolledBack:
-        if self.trainer.position.damping <= 2.0**-MAX_ROLLBACKS or not self.folder.last.exists():
+        rollbacks = self.trainer.position.rollbacks + 1
+        if rollbacks > MAX_ROLLBACKS or not self.folder.last.exists():
             raise FromNoiseError(
                 f"Training keeps diverging at step {self.trainer.position.step}: lower --set optim.muon_lr and "
                 "optim.adam_lr, or look for broken values in the data with fromnoise doctor."
             )
-        damping = self.trainer.position.damping / 2
-        self.resume()
-        self.trainer.position = replace(self.trainer.position, damping=damping)
-        return RolledBack(step=self.trainer.position.step, factor=damping)
+        self._restore()
+        self.evaluated = self._moment(self.trainer.progress())
+        self.trainer.position = replace(self.trainer.position, rollbacks=rollbacks)
+        event = RolledBack(step=self.trainer.position.step, factor=0.5**rollbacks)
+        if self.runtime.is_main:
+            self.folder.append_metrics({"kind": "rolled back", **asdict(event)})
+        return event
 
     def _finish(self) -> Iterator[Event]:
         self.save()
         if not self.runtime.is_main:
             return
-        yield self._measure()
+        if self.trainer.position.updates == 0:
+            raise FromNoiseError("The budget was over before the first step: give more time, or fewer examples.")
         # The length of the average is chosen now that the run is over, by the loss on held-out data.
         snapshots = checkpoint.read_snapshots(self.folder.ema)
-        if len(snapshots) >= 4:
-            twin = self.trainer.average()
-            for sigma in EMA_CHOICES:
-                twin.load_state_dict(reconstruct(snapshots, sigma))
-                loss = mean_loss(self._held(twin))
-                if loss < self.best:
-                    self.best = loss
-                    self._release(twin, self.folder.best)
-        best = load_release(self.folder.best)
-        self._release(best.denoiser, self.folder.model)
+        twin = self.trainer.average()
+        for sigma in EMA_CHOICES if len(snapshots) > 4 else ():
+            twin.load_state_dict(reconstruct(snapshots, sigma))
+            self._offer(twin, mean_loss(held_out_loss(twin, self.trainer.objective, self.trainer.data, self.held)))
+        if not self.folder.best.exists():
+            raise FromNoiseError("The held-out loss was never a finite number: look at the data with fromnoise doctor.")
+        with writing(self.folder.model):
+            temporary = self.folder.path / ".model.safetensors.tmp"
+            shutil.copyfile(self.folder.best, temporary)
+            temporary.replace(self.folder.model)
         yield self._preview()
 
-    def _release(self, denoiser: nn.Module, path: Path) -> None:
-        save_release(path, denoiser, self.codec, self.columns, self.rows, self.config)
-
-    def _log(self, event: Event) -> None:
-        if self.runtime.is_main:
-            kind = {Stepped: "step", Skipped: "skipped"}[type(event)]
+    def _log(self, event: Stepped | Skipped) -> None:
+        """Every step of a short run, and five thousand of a long one."""
+        mark = math.floor(event.progress * METRIC_ROWS)
+        if self.runtime.is_main and (mark > self.logged or isinstance(event, Skipped)):
+            self.logged = mark
+            kind = "step" if isinstance(event, Stepped) else "skipped"
             self.folder.append_metrics({"kind": kind, **asdict(event)})
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        begun = self.trainer.clock()
+        yield
+        self.cost[what] = self.trainer.clock() - begun
 
 
 def mean_loss(levels: list[tuple[float, float]]) -> float:
@@ -227,19 +270,21 @@ def mean_loss(levels: list[tuple[float, float]]) -> float:
 
 @contextmanager
 def _interrupt() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a question asked between steps; a second one interrupts at once."""
+    """Turns the first Ctrl-C or SIGTERM into a question asked between steps; a second one acts at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handler(number: int, frame: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[signal.Signals(number)])
 
-    signal.signal(signal.SIGINT, handler)
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

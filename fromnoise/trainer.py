@@ -14,16 +14,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fromnoise.checkpoint import part
 from fromnoise.cond import Cond
 from fromnoise.config import Config
+from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import PowerEma
 from fromnoise.nets import hidden_matrices
 from fromnoise.objectives import Objective
 from fromnoise.optim import make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
 from fromnoise.rng import Rng
-from fromnoise.runtime import Runtime, all_mean_gradients, all_sum, from_main
+from fromnoise.runtime import Runtime, all_sum, all_sum_gradients, from_main
 from fromnoise.sample import as_time
 from fromnoise.types import FromNoiseError
 
@@ -40,7 +42,10 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """One optimiser step done.  `step` counts from 1; `loss` is the mean over the global batch."""
+    """One optimiser step done.
+
+    `step` counts from 1, `progress` is after it, `loss` is the mean over the global batch.
+    """
 
     step: int
     progress: float
@@ -56,6 +61,7 @@ class Skipped:
     """A step whose gradient was not finite was not taken.  `consecutive` counts those in a row."""
 
     step: int
+    progress: float
     seconds: float
     examples: tuple[int, ...]
     """Data indices of this rank whose own loss was not finite; empty when only the gradient was."""
@@ -69,32 +75,30 @@ class Position:
     step: int = 0
     updates: int = 0
     elapsed: float = 0.0
-    damping: float = 1.0
-    """Factor on the learning rate, halved by each rollback."""
+    rollbacks: int = 0
+    """Each halves the learning rate, and changes the noise drawn: the same draws would fail the same way."""
 
 
 class Trainer:
     """A model in training: weights, optimiser state, averages, and its position in the run.
 
     `clock` gives the seconds since this process began the run; the elapsed time of earlier processes is added.
-    `reserve` seconds of the budget are left to the caller for what comes after the last step.
+    The caller may set `reserve`, the seconds of the budget that it needs after the last step.
     """
 
     def __init__(
         self,
         *,
         config: Config,
-        denoiser: nn.Module,
+        denoiser: ModelDenoiser,
         objective: Objective,
         data: Examples,
         indices: np.ndarray,
         runtime: Runtime,
         clock: Callable[[], float],
-        reserve: float = 0.0,
     ) -> None:
-        assert (config.run.steps is None) != (config.run.budget is None), "a run has steps or a budget"
         self.config, self.denoiser, self.objective, self.data = config, denoiser, objective, data
-        self.indices, self.runtime, self.clock, self.reserve = indices, runtime, clock, reserve
+        self.indices, self.runtime, self.clock = indices, runtime, clock
         self.optimizer = make_optimizer(
             denoiser,
             hidden_matrices(denoiser.net),
@@ -106,59 +110,68 @@ class Trainer:
         # Two lengths span a space of profiles from which any other is made afterwards.
         self.ema = PowerEma(denoiser, (config.run.ema, 2 * config.run.ema))
         self.position = Position()
-        self.carried = 0.0
+        self.reserve = self.carried = 0.0
+        self.consecutive = 0
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> Iterator[Stepped | Skipped]:
         """Steps until the run's end.  The caller may save, restore or stop between events."""
-        consecutive = 0
         while (progress := self.progress()) < 1:
-            event = self._step(progress, consecutive)
-            consecutive = event.consecutive if isinstance(event, Skipped) else 0
-            yield event
+            event = self._step(progress)
+            yield replace(event, progress=self.progress())
 
     def progress(self) -> float:
         """The part of the run that is done, by steps or by the main rank's clock."""
-        if self.config.run.steps is not None:
-            return self.position.step / self.config.run.steps
-        assert self.config.run.budget is not None
-        return from_main(min(1.0, self.elapsed() / max(self.config.run.budget - self.reserve, 1e-9)), self.runtime)
+        run = self.config.run
+        if run.steps is not None:
+            return min(1.0, self.position.step / run.steps)
+        assert run.budget is not None
+        return from_main(min(1.0, self.elapsed() / max(run.budget - self.reserve, 1e-9)), self.runtime)
 
     def elapsed(self) -> float:
         return self.carried + self.clock()
 
-    def _step(self, progress: float, consecutive: int) -> Stepped | Skipped:
+    def _step(self, progress: float) -> Stepped | Skipped:
         step, optim = self.position.step, self.config.optim
         self.denoiser.train()
         self.optimizer.zero_grad(set_to_none=True)
         mine = share(optim.batch, self.runtime.rank, self.runtime.world)
         total, bad = 0.0, []
-        for part in chunks(mine, optim.micro or optim.batch):
-            examples = order(self.indices, step, optim.batch, self.config.run.seed)[part.start : part.stop]
-            values = self._losses(step, part, examples)
+        everyone = order(self.indices, step, optim.batch, self.config.run.seed)
+        for places in chunks(mine, optim.micro or optim.batch):
+            examples = everyone[places.start : places.stop]
+            values = self._losses(step, places, examples)
             (values.sum() / optim.batch).backward()
             total += float(values.detach().double().sum()) / optim.batch
             bad += examples[~torch.isfinite(values.detach()).cpu().numpy()].tolist()
-        all_mean_gradients(self.denoiser.parameters(), self.runtime)
+        all_sum_gradients(self.denoiser.parameters(), self.runtime)
         loss = float(all_sum(torch.tensor(total, dtype=torch.float32), self.runtime))
         norm = float(torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), optim.clip))
-        self.position = replace(self.position, step=step + 1, elapsed=self.elapsed())
+        seconds, updates = self.elapsed(), self.position.updates
+        self.position = replace(self.position, step=step + 1, elapsed=seconds)
         if not np.isfinite(norm):
-            return Skipped(step=step + 1, seconds=self.elapsed(), examples=tuple(bad), consecutive=consecutive + 1)
-        updates = self.position.updates
-        rate = self.position.damping * schedule(
-            progress, updates, warmup_steps=optim.warmup_steps, decay_from=optim.decay_from
-        )
+            self.consecutive += 1
+            return Skipped(
+                step=step + 1,
+                progress=progress,
+                seconds=seconds,
+                examples=tuple(bad),
+                consecutive=self.consecutive,
+            )
+        self.consecutive = 0
+        rate = schedule(progress, updates, warmup_steps=optim.warmup_steps, decay_from=optim.decay_from)
+        rate *= 0.5**self.position.rollbacks
         set_lr(self.optimizer, rate)
         self.optimizer.step()
         self.ema.update(updates + 1)
         self.position = replace(self.position, updates=updates + 1)
-        return Stepped(step=step + 1, progress=progress, seconds=self.elapsed(), loss=loss, gradient=norm, rate=rate)
+        return Stepped(step=step + 1, progress=progress, seconds=seconds, loss=loss, gradient=norm, rate=rate)
 
-    def _losses(self, step: int, part: range, examples: np.ndarray) -> Tensor:
+    def _losses(self, step: int, places: range, examples: np.ndarray) -> Tensor:
         device = self.runtime.device
-        rng = Rng.of(self.config.run.seed, part, "train", step, total=self.config.optim.batch)
+        salt = ("train", step, self.position.rollbacks)
+        rng = Rng.of(self.config.run.seed, places, *salt, total=self.config.optim.batch)
         x0, cond = self.data.x0(examples).to(device), self.data.cond(examples).drop(self.config.loss.drop, rng)
         if x0.ndim == 4:
             x0 = x0.to(memory_format=torch.channels_last)
@@ -166,7 +179,7 @@ class Trainer:
 
     # ---- what is kept -------------------------------------------------------------------------------------------
 
-    def average(self) -> nn.Module:
+    def average(self) -> ModelDenoiser:
         """A copy of the denoiser with the averaged weights of the release; the weights themselves before step 1."""
         twin = copy.deepcopy(self.denoiser).eval()
         if self.position.updates:
@@ -181,34 +194,34 @@ class Trainer:
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
         """Goes on from what `tensors` and `position` gave."""
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
-
+        averages = part(tensors, "ema/")
         try:
-            self.denoiser.load_state_dict(part("model/"))
+            self.denoiser.load_state_dict(part(tensors, "model/"))
         except RuntimeError:
+            averages = {}
+        if averages.keys() != self.ema.pack().keys():
             raise FromNoiseError(
-                "The checkpoint holds another network than these settings describe: resume without --set net…, "
-                "or start a new run."
-            ) from None
-        unpack_optimizer(self.optimizer, part("optim/"))
-        self.ema.unpack(part("ema/"))
+                "The checkpoint holds another network or other averages than these settings describe: resume without "
+                "--set net… and run.ema, or start a new run."
+            )
+        unpack_optimizer(self.optimizer, part(tensors, "optim/"))
+        self.ema.unpack(averages)
         self.position = Position(**position)
-        self.carried = self.position.elapsed - self.clock()
+        self.consecutive = 0
 
 
 @torch.no_grad()
 def held_out_loss(
-    denoiser: nn.Module, objective: Objective, data: Examples, indices: np.ndarray, batch: int = 64
+    denoiser: ModelDenoiser, objective: Objective, data: Examples, indices: np.ndarray, batch: int = 64
 ) -> list[tuple[float, float]]:
     """[(t, the objective's mean loss)] on fixed noise at fixed levels: comparable at any two moments of a run."""
     device = next(denoiser.parameters()).device
     sums = dict.fromkeys(HELD_LEVELS, 0.0)
     for start in range(0, len(indices), batch):
-        part = indices[start : start + batch]
-        x0, cond = data.x0(part).to(device), data.cond(part).to(device)
+        rows = indices[start : start + batch]
+        x0, cond = data.x0(rows).to(device), data.cond(rows).to(device)
         for level in HELD_LEVELS:
-            rng = Rng.of(0, range(start, start + len(part)), "held", int(level * 1000))
+            rng = Rng.of(0, range(start, start + len(rows)), "held", int(level * 1000))
             sums[level] += float(objective.at(denoiser, x0, cond, as_time(level, x0), rng).sum())
     return [(level, total / len(indices)) for level, total in sums.items()]
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from fromnoise.runtime import (
     Runtime,
-    all_mean_gradients,
     all_sum,
+    all_sum_gradients,
     autocast,
     barrier,
     detect,
@@ -56,7 +56,7 @@ def test_autocast_computes_in_the_chosen_precision(precision):
 def test_one_process_needs_no_group():
     p = nn.Parameter(torch.ones(2))
     p.grad = torch.tensor([1.0, 2.0])
-    all_mean_gradients([p], CPU)
+    all_sum_gradients([p], CPU)
     assert torch.equal(p.grad, torch.tensor([1.0, 2.0]))
     x = torch.ones(3)
     assert all_sum(x, CPU) is x
@@ -91,7 +91,7 @@ print(int(effective), faults() - before)
 WORKER = """
 import sys, torch
 from torch import nn
-from fromnoise.runtime import all_mean_gradients, all_sum, barrier, detect, from_main
+from fromnoise.runtime import all_sum_gradients, all_sum, barrier, detect, from_main
 runtime = detect(device="cpu")
 torch.manual_seed(0)
 net = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)]).to(torch.float32)
@@ -101,7 +101,7 @@ loss = net[0](x[part]).square().sum() / len(x)
 if runtime.world == 1 or runtime.rank == 1:  # a layer that one rank only uses, as with routing
     loss = loss + net[1](x[:1]).sum()
 loss.backward()
-all_mean_gradients(net.parameters(), runtime)
+all_sum_gradients(net.parameters(), runtime)
 total = all_sum(loss.detach(), runtime)
 assert net[2].weight.grad is None
 assert from_main(float(runtime.rank + 5), runtime) == 5
