@@ -210,10 +210,15 @@ def measure(dataset: Dataset) -> Facts:
     )
 
 
-def open_as(data: Source, layout: Mapping[str, Any]) -> Dataset:
+def open_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Dataset:
     """A data set the way a run reads it: size, columns and channels_first, as run.json records them."""
-    size = tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"]
-    return open_dataset(data, size=size, columns=layout["columns"], channels_first=layout["channels_first"])
+    return open_dataset(
+        data,
+        size=tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"],
+        columns=layout["columns"],
+        channels_first=layout["channels_first"],
+        progress=progress,
+    )
 
 
 def run_facts(

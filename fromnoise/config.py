@@ -74,7 +74,7 @@ class OptimConfig:
     batch: Count = 32
     micro: Count | None = None
     muon_lr: Annotated[float, Field(ge=0)] = 6e-3
-    adam_lr: Annotated[float, Field(ge=0)] = 1e-3
+    adam_lr: Annotated[float, Field(ge=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay_from: Fraction = 0.6
@@ -105,9 +105,9 @@ class RunConfig:
 class SampleConfig:
     """The default way to sample, kept in the release.  guidance 1 means off."""
 
-    sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "heun"
-    steps: Count = 16
-    grid: Literal["linear", "logsnr", "karras"] = "linear"
+    sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "multistep"
+    steps: Count = 24
+    grid: Literal["linear", "logsnr", "karras"] = "logsnr"
     shift: Positive = 1.6
     guidance: Finite = 1.0
     guidance_low: Finite = -6.0
