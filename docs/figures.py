@@ -62,7 +62,7 @@ def noising(codec: Codec, x0: Tensor, times: Sequence[float], seed: int = 0) -> 
 
 def way(run: fn.Run, n: int = 3, steps: int = 9) -> Image.Image:
     """`Run.strip` with its times."""
-    times = build_grid(run.config.sample, run.denoiser.target)(steps)[:-1]
+    times = build_grid(run.config.sample, run.denoiser.start)(steps)[:-1]
     return labelled(run.strip(n, steps=steps), [f"t = {t:.2f}" for t in times], ["x_t", "x0_hat"] * n)
 
 

@@ -26,7 +26,7 @@ from fromnoise.build import build_denoiser, build_objective
 from fromnoise.config import Config, from_json, override, to_json
 from fromnoise.data import Dataset, open_dataset
 from fromnoise.data.scan import BUNDLED
-from fromnoise.denoise import NetDenoiser
+from fromnoise.denoise import ModelDenoiser
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement
 from fromnoise.folder import RunFolder
@@ -291,8 +291,8 @@ class Run:
         return release
 
     @property
-    def denoiser(self) -> NetDenoiser:
-        """The model as a denoiser: `(x_t, t, cond) -> Mean`."""
+    def denoiser(self) -> ModelDenoiser:
+        """The model as a denoiser: `(x_t, t, cond) -> posterior`."""
         return self.release.denoiser
 
     @property

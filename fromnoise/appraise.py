@@ -116,7 +116,7 @@ def neighbour_sheets(dataset: Dataset, train: Examples, samples: Tensor, held: T
 
 def way(release: Release, seed: int, n: int = 4, steps: int = 9, where: Mapping[str, str] | None = None) -> Image.Image:
     """Two rows a sample: x_t on its way from noise to data, and below what the model guesses x0 to be."""
-    states, guesses, _ = trajectory(release, n, configure(release, steps=steps, sampler="ddim"), seed=seed, where=where)
+    states, guesses = trajectory(release, n, configure(release, steps=steps, sampler="ddim"), seed=seed, where=where)
     rows = np.stack([states[:, :-1], guesses], axis=1)
     return strip(list(np.moveaxis(rows.reshape(2 * n, *guesses.shape[1:]), 1, 0)))
 

@@ -19,9 +19,6 @@ from fromnoise.rng import derive_seed
 from fromnoise.stepper import DDIM, Heun, Multistep, Stepper
 from fromnoise.target import EDM, X0, Eps, Target, Velocity
 
-# A network that predicts noise knows nothing at t = 1; its grids start just below.
-EPS_START = 0.998
-
 
 def build_target(config: Config) -> Target:
     match config.model.target:
@@ -85,8 +82,8 @@ def build_stepper(config: SampleConfig) -> Stepper:
     return {"ddim": DDIM(), "ancestral": DDIM(churn=1.0), "heun": Heun(), "multistep": Multistep()}[config.sampler]
 
 
-def build_grid(config: SampleConfig, target: Target) -> Grid:
-    start = EPS_START if isinstance(target, Eps) else 1.0
+def build_grid(config: SampleConfig, start: float) -> Grid:
+    """Grids from `start`, the noisiest time that the denoiser can be asked at; EDM's has a start of its own."""
     match config.grid:
         case "linear":
             return Linear(shift=config.shift, start=start)
@@ -96,7 +93,7 @@ def build_grid(config: SampleConfig, target: Target) -> Grid:
             return Karras()
 
 
-def build_guidance(config: SampleConfig, denoise: NetDenoiser) -> Denoiser:
+def build_guidance(config: SampleConfig, denoise: Denoiser) -> Denoiser:
     """Classifier-free guidance within the configured interval; the denoiser itself where the weight is 1."""
     if config.guidance == 1:
         return denoise

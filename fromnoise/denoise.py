@@ -13,11 +13,14 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from fromnoise.cond import Cond
+from fromnoise.nets import Conditioner
 from fromnoise.path import Path, scale
 from fromnoise.posterior import Logits, Mean, Posterior
 from fromnoise.process import Gaussian, Masked, Process
-from fromnoise.target import Target, input_variance, readout
+from fromnoise.target import Eps, Target, input_variance, readout
 from fromnoise.types import Data, FromNoiseError, Time
+
+EPS_START = 0.998
 
 
 @runtime_checkable
@@ -30,16 +33,19 @@ class Denoiser(Protocol):
 
 
 class NetDenoiser(nn.Module):
-    """A network and its conditioner as a denoiser of continuous data.
+    """A network and its conditioner as a denoiser of continuous data; `start` is the noisiest time it can be asked at.
 
     A plain model ignores the destination (its network only ever saw s = t).  A flow map answers with the average
     velocity from t to s, read as x0_hat = x_t - t·u, so that a DDIM step to any s is exact (Geng et al. 2025).
     """
 
+    net: nn.Module
+    conditioner: Conditioner
+
     def __init__(
         self,
         net: nn.Module,
-        conditioner: nn.Module,
+        conditioner: Conditioner,
         target: Target,
         *,
         sigma_data: float = 0.5,
@@ -52,6 +58,8 @@ class NetDenoiser(nn.Module):
         self.net, self.conditioner = net, conditioner
         self.target, self.sigma_data, self.flow_map = target, sigma_data, flow_map
         self.time_axes, self.autocast = time_axes, autocast
+        # A network that predicts noise says nothing about the data at t = 1.
+        self.start = EPS_START if isinstance(target, Eps) else 1.0
 
     def forward(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Mean:
         check_time(x_t, t, self.time_axes)
@@ -75,10 +83,13 @@ class TokenDenoiser(nn.Module):
     The mask symbol is never predicted, and a token already shown is certain (MDLM's two substitutions).
     """
 
+    net: nn.Module
+    conditioner: Conditioner
+
     def __init__(
         self,
         net: nn.Module,
-        conditioner: nn.Module,
+        conditioner: Conditioner,
         vocab: int,
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -86,6 +97,7 @@ class TokenDenoiser(nn.Module):
         super().__init__()
         self.process = Masked(vocab)
         self.net, self.conditioner, self.autocast = net, conditioner, autocast
+        self.start = 1.0
 
     def forward(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Logits:
         with self.autocast():

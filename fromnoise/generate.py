@@ -117,7 +117,7 @@ def walk(release: Release, config: SampleConfig, indices: range, seed: int, wher
         raise FromNoiseError("Guidance needs a model with conditions: train with --columns, or leave guidance at 1.")
     device = next(release.denoiser.parameters()).device
     denoise = build_guidance(config, release.denoiser)
-    times = build_grid(config, release.denoiser.target)(config.steps)
+    times = build_grid(config, release.denoiser.start)(config.steps)
     shape = (len(indices), *release.codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
     if x.ndim == 4:
@@ -168,10 +168,10 @@ def generate(
 
 def trajectory(
     release: Release, n: int, config: SampleConfig, *, seed: int = 0, where: Mapping[str, str] | None = None
-) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Pictures of x_t (n, steps+1, h, w, 3), of the guesses x0_hat (n, steps, …), and the times of the first."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of x_t (n, steps+1, h, w, 3) from noise to sample, and of the guesses x0_hat (n, steps, h, w, 3)."""
     steps = list(walk(release, config, range(n), seed, where or {}))
-    times = build_grid(config, release.denoiser.target)(config.steps)
+    times = build_grid(config, release.denoiser.start)(config.steps)
     prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
 
     def pictures(x: Tensor) -> np.ndarray:
@@ -179,4 +179,4 @@ def trajectory(
 
     states = np.stack([pictures(prior), *(pictures(s.x) for s in steps)], axis=1)
     guesses = np.stack([pictures(s.post.point()) for s in steps if s.post is not None], axis=1)
-    return states, guesses, list(times)
+    return states, guesses

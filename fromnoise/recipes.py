@@ -50,10 +50,14 @@ def recipe(
     # One rank decides for all: ranks that measured differently would build different networks.
     speed = from_main(matmul_speed(runtime) * EFFICIENCY[runtime.precision], runtime)
     conditional = bool(facts.columns)
+    run = RunConfig(steps=steps, budget=budget, seed=seed, held_examples=min(facts.held, 64))
+    if budget is not None:
+        # The first preview within a minute, half a dozen over the run.
+        run = replace(run, preview_first=min(40.0, budget / 6), preview_every=max(60.0, budget / 5))
     config = Config(
         model=ModelConfig(sigma_data=round(facts.std, 4)),
         optim=OptimConfig(batch=min(32, max(8, facts.examples))),
-        run=RunConfig(steps=steps, budget=budget, seed=seed, held_examples=min(facts.held, 64), **_pace(budget)),
+        run=run,
         sample=SampleConfig(guidance=1.5 if conditional else 1.0),
     )
     nets = {width: replace(config, net=image_net(facts.shape, width)) for width in WIDTHS}
@@ -128,10 +132,3 @@ def _timed(work: Callable[[], object], runtime: Runtime) -> float:
     if runtime.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def _pace(budget: float | None) -> dict[str, float]:
-    """The first preview within a minute, six or so over the run, a save a minute."""
-    if budget is None:
-        return {}
-    return {"preview_first": min(40.0, budget / 6), "preview_every": max(60.0, budget / 5)}

@@ -22,7 +22,7 @@ from fromnoise.checkpoint import load, part, save
 from fromnoise.codec import Codec, codec_from_json
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
-from fromnoise.denoise import NetDenoiser
+from fromnoise.denoise import ModelDenoiser
 from fromnoise.rng import Rng
 from fromnoise.types import FromNoiseError
 
@@ -32,7 +32,7 @@ MAX_ROWS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    denoiser: NetDenoiser
+    denoiser: ModelDenoiser
     codec: Codec
     columns: tuple[Column, ...]
     rows: Cond
@@ -96,7 +96,7 @@ def parse_value(column: Column, text: str) -> float:
 
 def save_release(
     path: Path,
-    denoiser: NetDenoiser,
+    denoiser: ModelDenoiser,
     codec: Codec,
     columns: tuple[Column, ...],
     rows: Cond,

@@ -74,13 +74,13 @@ class Heun:
     def step(
         self, denoise: Denoiser, x_t: Data, t: Time, s: Time, cond: Cond, state: None, rng: Rng
     ) -> tuple[Data, Posterior, None]:
-        post = denoise(x_t, t, cond)
+        post = mean(denoise(x_t, t, cond))
         euler = denoise.process.reverse(x_t, post, t, s, rng)
         inner = (s > 0) & (s < t)
         if not bool(inner.any()):
             return euler, post, None
         s_safe = torch.where(inner, s, t)  # elements that do not need the second slope must not divide by zero
-        slopes = velocity(x_t, post, t) + velocity(euler, denoise(euler, s_safe, cond), s_safe)
+        slopes = velocity(x_t, post, t) + velocity(euler, mean(denoise(euler, s_safe, cond)), s_safe)
         return torch.where(inner, x_t + (s - t) * slopes / 2, euler), post, None
 
 
@@ -111,18 +111,21 @@ class Multistep:
     def step(
         self, denoise: Denoiser, x_t: Data, t: Time, s: Time, cond: Cond, state: History | None, rng: Rng
     ) -> tuple[Data, Posterior, History | None]:
-        post = denoise(x_t, t, cond)
-        assert isinstance(post, Mean)
+        post = mean(denoise(x_t, t, cond))
         level, moved = logsnr(t) / 2, s < t
-        best = post
+        best = kept_post = post
         if state is not None:
             h, h_prev = logsnr(s) / 2 - level, level - state.level
             usable = moved & torch.isfinite(h) & (state.reached == t) & (h_prev > 0)
             best = state.post.lerp(post, 1 + torch.where(usable, h / (2 * h_prev), 0.0))
             # An element that stays keeps its past.
             kept = ~moved & (state.reached == t)
-            post_kept, level = post.pin(state.post.x0, kept), torch.where(kept, state.level, level)
-        else:
-            post_kept = post
+            kept_post, level = post.pin(state.post.x0, kept), torch.where(kept, state.level, level)
         x_s = denoise.process.reverse(x_t, best, t, s, rng, self.churn)
-        return x_s, post, History(post_kept, level, s)
+        return x_s, post, History(kept_post, level, s)
+
+
+def mean(post: Posterior) -> Mean:
+    """The posterior of continuous data, the only kind that steppers of higher order take (`sample` sees to it)."""
+    assert isinstance(post, Mean)
+    return post
