@@ -107,8 +107,8 @@ class SampleConfig:
 
     sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "multistep"
     steps: Count = 24
-    grid: Literal["linear", "logsnr", "karras"] = "logsnr"
-    shift: Positive = 1.6
+    grid: Literal["linear", "logsnr", "karras"] = "linear"
+    shift: Positive = 3.0
     guidance: Finite = 1.0
     guidance_low: Finite = -6.0
     guidance_high: Finite = 4.0

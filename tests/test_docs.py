@@ -87,7 +87,7 @@ def run(tmp_path_factory) -> fn.Run:
     codes = torch.tensor([1] * 5 + [2] * 3 + [0])
     rows = Cond({"kind": codes}, {"kind": torch.ones(9, dtype=torch.bool)}, 9)
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_release(path, denoiser, CODEC, (column,), rows, config)
+    save_release(path, denoiser, CODEC, (column,), rows, config, loss=0.0)
     return fn.load(path)
 
 
