@@ -26,6 +26,7 @@ from fromnoise.process import velocity
 from fromnoise.rng import Rng
 from fromnoise.sample import finish, sample
 from fromnoise.sheet import sheet
+from fromnoise.stepper import mean
 from fromnoise.types import Data, Time
 
 
@@ -52,7 +53,7 @@ class Midpoint:
     ) -> tuple[Data, Posterior, None]:
         middle = (t + s) / 2
         x_middle = denoise.process.reverse(x_t, denoise(x_t, t, cond), t, middle, rng)
-        post = denoise(x_middle, middle, cond)
+        post = mean(denoise(x_middle, middle, cond))
         return x_t + (s - t) * velocity(x_middle, post, middle), post, None
 
 
@@ -81,4 +82,4 @@ def main(steps: int = 600, out: str = "digits.png") -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:2]))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 600)

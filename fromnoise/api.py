@@ -85,7 +85,7 @@ def train(
 
     seconds = None if budget is None else parse_budget(budget)
     layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
-    if resume and RunFolder(Path(out)).facts.exists():
+    if out is not None and resume and RunFolder(Path(out)).facts.exists():
         longer = {"run.steps": steps, "run.budget": seconds}
         settings = [*settings, *(f"{name}={value}" for name, value in longer.items() if value is not None)]
         plan = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)

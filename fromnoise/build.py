@@ -65,7 +65,7 @@ def build_denoiser(
     denoiser = NetDenoiser(
         net, conditioner, build_target(config), sigma_data=config.model.sigma_data, autocast=autocast
     )
-    return denoiser.to(memory_format=torch.channels_last) if space == 2 else denoiser
+    return denoiser.to(memory_format=torch.channels_last) if space == 2 else denoiser  # pyright: ignore[reportCallIssue]
 
 
 def build_objective(config: Config) -> Regression:

@@ -25,7 +25,8 @@ EPS_START = 0.998
 
 @runtime_checkable
 class Denoiser(Protocol):
-    process: Process
+    @property
+    def process(self) -> Process: ...
 
     def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Posterior:
         """The posterior of x0 given x_t.  `s` is the destination of the step; flow maps answer for it."""

@@ -74,10 +74,9 @@ class Samples:
         return path
 
     def _save_npz(self, path: Path) -> None:
-        cond = {f"cond_{name}": np.array(["" if v is None else v for v in vs]) for name, vs in self.cond.items()}
-        np.savez_compressed(
-            path, samples=self.samples, index=self.index, seed=self.seed, recipe=json.dumps(self.recipe), **cond
-        )
+        arrays = {"samples": self.samples, "index": self.index, "seed": np.array(self.seed)}
+        arrays |= {f"cond_{name}": np.array(["" if v is None else v for v in vs]) for name, vs in self.cond.items()}
+        np.savez_compressed(path, allow_pickle=False, recipe=np.array(json.dumps(self.recipe)), **arrays)
 
     def _save_files(self, folder: Path) -> None:
         for k, one in enumerate(self.samples):

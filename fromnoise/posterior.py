@@ -7,7 +7,7 @@ between two beliefs (or beyond them) and `pin` to known values.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,11 +18,13 @@ from fromnoise.types import Data
 
 @runtime_checkable
 class Posterior(Protocol):
-    def lerp(self, other: Posterior, w: Tensor | float) -> Posterior:
+    """Operations give a posterior of the same kind (`Any` stands for it: beartype has no Self in protocols)."""
+
+    def lerp(self, other: Any, w: Tensor | float) -> Any:
         """self + w·(other - self); w outside [0, 1] extrapolates."""
         ...
 
-    def pin(self, y: Data, mask: Bool[Tensor, "b *#d"]) -> Posterior:
+    def pin(self, y: Data, mask: Bool[Tensor, "b *#d"]) -> Any:
         """Certain of y where mask is true, unchanged elsewhere."""
         ...
 
@@ -30,7 +32,7 @@ class Posterior(Protocol):
         """One best guess of x0."""
         ...
 
-    def __getitem__(self, part: slice) -> Posterior:
+    def __getitem__(self, part: slice) -> Any:
         """The beliefs about some examples of the batch."""
         ...
 

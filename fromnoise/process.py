@@ -26,7 +26,10 @@ from fromnoise.types import Data, FromNoiseError, Shape, Time
 
 @runtime_checkable
 class Process(Protocol):
-    continuous: bool
+    @property
+    def continuous(self) -> bool:
+        """Whether x is continuous, so that steppers may extrapolate."""
+        ...
 
     def prior(self, shape: Shape, t: float, rng: Rng, dtype: torch.dtype = torch.float32) -> Data:
         """A start of the way back: what data looks like at time t when nothing is known about it."""
