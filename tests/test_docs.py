@@ -79,7 +79,7 @@ def test_words_cover_no_pixel_of_the_page():
 def run(tmp_path_factory) -> fn.Run:
     """A run of an untrained net with a condition that changes its answer."""
     net = UNetConfig(widths=(32,), blocks=1, patch=1, attention=(False,), emb=32)
-    config = replace(Config(), net=net, sample=SampleConfig(steps=2, sampler="ddim"))
+    config = replace(Config(run=RunConfig(steps=1)), net=net, sample=SampleConfig(steps=2, sampler="ddim"))
     column = Column(name="kind", kind="class", labels=("rare", "frequent", "common"))
     denoiser = build_denoiser(config, (column,), 1)
     for weight in denoiser.parameters():
