@@ -95,6 +95,10 @@ def train(
     for line in plan.notes:
         say(line)
     session = make_session(plan, begun)
+    length = {"steps": plan.config.run.steps, "budget": plan.config.run.budget}
+    if plan.resumed and plan.folder.read_facts().get("finished") == length:
+        say("this run is finished; a larger --budget or --steps goes on with it.")
+        return Run(plan.folder)
     if plan.resumed:
         session.resume()
         say(f"going on from step {session.trainer.position.step}.")
@@ -104,6 +108,8 @@ def train(
             name = "DATA" if isinstance(data, np.ndarray) else shlex.quote(str(data))
             again = f"fromnoise train {name} --out {shlex.quote(str(plan.folder.path))} --resume"
             raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {again}")
+    if plan.runtime.is_main:
+        plan.folder.write_facts(plan.folder.read_facts() | {"finished": length})
     barrier(plan.runtime)
     return Run(plan.folder)
 
@@ -231,7 +237,7 @@ def run_facts(
 ) -> dict[str, Any]:
     """What run.json records.  A path is kept whole, so that the run can be judged from any directory."""
     in_memory = isinstance(data, np.ndarray)
-    bundled = isinstance(data, str) and data in BUNDLED
+    bundled = isinstance(data, str) and data in BUNDLED and not Path(data).exists()
     return {
         "config": to_json(config),
         "data": {
@@ -306,7 +312,7 @@ class Run:
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
-        where: Mapping[str, str] | None = None,
+        where: Mapping[str, str | float] | None = None,
         seed: int = 0,
         batch: int = 64,
     ) -> np.ndarray:
@@ -322,7 +328,7 @@ class Run:
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
-        where: Mapping[str, str] | None = None,
+        where: Mapping[str, str | float] | None = None,
         seed: int = 0,
         batch: int = 64,
         progress: Callable[[int], None] | None = None,
@@ -331,7 +337,9 @@ class Run:
         config = configure(self.release, steps=steps, sampler=sampler, guidance=guidance)
         return generate(self.release, n, config, seed=seed, where=where, batch=batch, progress=progress)
 
-    def strip(self, n: int = 4, *, seed: int = 0, where: Mapping[str, str] | None = None, steps: int = 9) -> Image:
+    def strip(
+        self, n: int = 4, *, seed: int = 0, where: Mapping[str, str | float] | None = None, steps: int = 9
+    ) -> Image:
         """The way from noise to sample as one picture: x_t, and below it what the model guesses x0 to be."""
         return way(self.release, seed, n, steps, where)
 
@@ -355,10 +363,10 @@ class Run:
         seed: int = 1,
         data: Source | None = None,
         watch: Watch | None = None,
-    ) -> Judgement | None:
+    ) -> Judgement:
         """Judges samples beside training and held-out data; writes evaluation.json and report.html.
 
-        None for a set that is too small to judge, which still gets its report.
+        Raises FromNoiseError for a set that is too small to judge, after writing its report.
         """
         say = watch or (lambda event: None)
         return appraise(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)

@@ -18,6 +18,7 @@ from fromnoise.checkpoint import replace_text, writing
 from fromnoise.data import Dataset
 from fromnoise.errors import FromNoiseError
 from fromnoise.evaluate import Examples, Judgement, batches, beside, judge, learn_features, nearest
+from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
 from fromnoise.generate import configure, generate, trajectory
 from fromnoise.release import Release
@@ -53,37 +54,43 @@ def appraise(
     n: int | None = None,
     seed: int = 1,
     say: Callable[[str], None] = lambda line: None,
-) -> Judgement | None:
+) -> Judgement:
     """Judges `n` samples of `seed` and writes evaluation.json and report.html.
 
-    A set that is too small to judge still gets its report; `say` tells why, and None is returned.
+    Raises FromNoiseError for a set that is too small to judge, after writing its report.
     """
     rng = np.random.default_rng(0)
     train = Subset(dataset, np.sort(rng.permutation(dataset.indices("train"))[:MOST_TRAINING]))
     held = dataset.x0(np.sort(rng.permutation(dataset.indices("test"))[:MOST_HELD]))
-    count = n or int(np.clip(len(held), SHOWN, MOST_SAMPLES))
-    say(f"judging {count} samples beside {len(held)} held-out examples.")
+    # What cannot be judged is not sampled for either: the report shows a sheet.
+    enough = len(held) >= FEWEST and len(train) >= 4 * FEWEST
+    count = n or (int(np.clip(len(held), SHOWN, MOST_SAMPLES)) if enough else SHOWN)
+    say(f"drawing {count} samples{f' and judging them beside {len(held)} held-out examples' if enough else ''}.")
     samples = generate(release, count, configure(release), seed=seed)
     x = encoded(dataset, samples.samples)
     judgement = None
-    try:
+    if enough:
+        labels = class_labels(dataset, train.indices)
         with writing(folder.path):
-            labels = class_labels(dataset, train.indices)
             features = learn_features(train, labels, cache=folder.path / "features.safetensors")
         judgement = judge(x, train, held, features, seed=seed)
-    except FromNoiseError as error:
-        say(f"not judged: {error}")
     sheets = [
         ("Samples", sheet(samples.pictures()[:SHOWN])),
         *neighbour_sheets(dataset, train, x, held),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
-    record = {"seed": seed, "samples": count, "model": release.digest}
+    record = None
     if judgement is not None:
-        record |= judgement.to_json()
+        record = {"seed": seed, "samples": count, "model": release.digest, **judgement.to_json()}
+        record = json.loads(json.dumps(record))
         replace_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
     with writing(folder.report):
-        write_card(folder, release, None if judgement is None else json.loads(json.dumps(record)), sheets)
+        write_card(folder, release, record, sheets)
+    if judgement is None:
+        raise FromNoiseError(
+            f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
+            f"{len(held)} and {len(train)}; give it more data."
+        )
     return judgement
 
 
@@ -114,7 +121,9 @@ def neighbour_sheets(dataset: Dataset, train: Examples, samples: Tensor, held: T
     return sheets
 
 
-def way(release: Release, seed: int, n: int = 4, steps: int = 9, where: Mapping[str, str] | None = None) -> Image.Image:
+def way(
+    release: Release, seed: int, n: int = 4, steps: int = 9, where: Mapping[str, str | float] | None = None
+) -> Image.Image:
     """Two rows a sample: x_t on its way from noise to data, and below what the model guesses x0 to be."""
     states, guesses = trajectory(release, n, configure(release, steps=steps, sampler="ddim"), seed=seed, where=where)
     rows = np.stack([states[:, :-1], guesses], axis=1)

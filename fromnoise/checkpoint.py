@@ -72,7 +72,8 @@ def replace_text(path: Path, text: str) -> None:
     """Writes a text file at once or not at all; raises as `writing`."""
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
-        temporary.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
 
 

@@ -66,9 +66,11 @@ def train(
         if main_rank:
             display(f"the model is {run.folder.model}")
             if report:
-                judgement = run.evaluate(watch=display)
-                for sentence in judgement.sentences if judgement else ():
-                    display(sentence)
+                try:
+                    for sentence in run.evaluate(watch=display).sentences:
+                        display(sentence)
+                except FromNoiseError as error:  # the model is there, whatever can be said of it
+                    display(str(error))
                 display(f"the report is {run.folder.report}")
 
 
@@ -120,8 +122,8 @@ def sample(
 
 @app.command()
 def evaluate(
-    run: RunArgument,
-    n: Annotated[int | None, typer.Option("-n", min=16, help="Samples to judge.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to judge.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Judge a run: quality beside floor and corruptions, variety, copying; writes evaluation.json and report.html."""
@@ -129,8 +131,6 @@ def evaluate(
 
     loaded = api.load(run)
     judgement = loaded.evaluate(n=n, seed=seed, watch=lambda line: print(line, file=sys.stderr))
-    if judgement is None:
-        raise typer.Exit(2)
     for row in judgement.rows:
         print(f"{row.name:24} Fréchet {row.frechet:9.3g}   kernel {row.kernel:9.3g} ± {row.kernel_error:.2g}")
     print("\n".join(judgement.sentences))

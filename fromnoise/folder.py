@@ -111,7 +111,10 @@ class RunFolder:
     def read_facts(self) -> dict[str, Any]:
         """Raises FromNoiseError where there is no run, or its facts are damaged."""
         try:
-            return json.loads(self.facts.read_text(encoding="utf-8"))
+            facts = json.loads(self.facts.read_text(encoding="utf-8"))
+            if not isinstance(facts, dict) or not {"config", "data", "environment", "notes"} <= facts.keys():
+                raise FromNoiseError(f"{self.facts} is not what a run wrote: restore it or train again.")
+            return facts
         except (FileNotFoundError, NotADirectoryError):
             raise FromNoiseError(f"{self.path} is not a run folder (no run.json): check the path.") from None
         except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -103,13 +104,17 @@ def configure(
     known = {"ddim", "ancestral", "heun", "multistep"}
     if sampler is not None and sampler not in known:
         raise FromNoiseError(f"No sampler {sampler!r}: use one of {', '.join(sorted(known))}.")
+    if guidance is not None and not math.isfinite(guidance):
+        raise FromNoiseError(f"Guidance is a number such as 2, not {guidance}.")
     if steps is not None and steps < 1:
         raise FromNoiseError(f"Sampling takes at least 1 step, not {steps}.")
     given = {"steps": steps, "sampler": sampler, "guidance": guidance}
     return replace(release.config.sample, **{k: v for k, v in given.items() if v is not None})
 
 
-def walk(release: Release, config: SampleConfig, indices: range, seed: int, where: Mapping[str, str]) -> Iterator[Step]:
+def walk(
+    release: Release, config: SampleConfig, indices: range, seed: int, where: Mapping[str, str | float]
+) -> Iterator[Step]:
     """The way from noise to the samples `indices` of `seed`, one `Step` a move."""
     cond = release.conditions(where, seed, indices)
     if config.guidance != 1 and not release.columns:
@@ -130,19 +135,22 @@ def generate(
     config: SampleConfig,
     *,
     seed: int = 0,
-    where: Mapping[str, str] | None = None,
+    where: Mapping[str, str | float] | None = None,
     batch: int = 64,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
     """Samples first … first+n-1 of `seed`; each is the same whatever the batch."""
-    if n < 1:
-        raise FromNoiseError(f"Ask for at least 1 sample, not {n}.")
+    for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        if value < least:
+            raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")
     parts, conds, evaluations = [], [], 0
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         step = last(walk(release, config, indices, seed, where or {}))
         evaluations = step.evaluations
+        if not bool(step.x.isfinite().all()):
+            raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
         parts.append(release.codec.decode(step.x.float().cpu()))
         conds.append(release.conditions(where or {}, seed, indices))
         if progress:
@@ -166,7 +174,7 @@ def generate(
 
 
 def trajectory(
-    release: Release, n: int, config: SampleConfig, *, seed: int = 0, where: Mapping[str, str] | None = None
+    release: Release, n: int, config: SampleConfig, *, seed: int = 0, where: Mapping[str, str | float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of x_t (n, steps+1, h, w, 3) from noise to sample, and of the guesses x0_hat (n, steps, h, w, 3)."""
     steps = list(walk(release, config, range(n), seed, where or {}))

@@ -40,7 +40,7 @@ class Release:
     digest: str
     """Hash of weights and header: what a sample's recipe names as its model."""
 
-    def conditions(self, where: Mapping[str, str], seed: int, indices: range) -> Cond:
+    def conditions(self, where: Mapping[str, str | float], seed: int, indices: range) -> Cond:
         """The conditions of samples `indices` under `seed`: those named by `where`, the others from a training row.
 
         A value of "none" hides the column, unless it is one of its labels.  Raises FromNoiseError for an unknown
@@ -57,7 +57,8 @@ class Release:
         pick = (Rng.of(seed, indices, "rows").uniform((batch,)) * len(self.rows)).long()
         values = {k: v[pick] for k, v in self.rows.values.items()}
         present = {k: p[pick] for k, p in self.rows.present.items()}
-        for name, text in where.items():
+        for name, asked in where.items():
+            text = str(asked)
             hidden = text.lower() == "none" and text not in known[name].labels
             present[name] = torch.full((batch,), not hidden)
             if not hidden:

@@ -155,4 +155,4 @@ def _size_note(listing: Listing, height: int, width: int) -> list[str]:
 def _skip_note(listing: Listing) -> list[str]:
     count = len(listing.skipped)
     what = "1 file is" if count == 1 else f"{count:,} files are"
-    return [f"{what} skipped: `fromnoise doctor` says which and why."] if count else []
+    return [f"{what} skipped: run.json lists each with its reason."] if count else []

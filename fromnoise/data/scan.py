@@ -48,7 +48,8 @@ def scan(source: str | Path | np.ndarray, *, channels_first: bool = False, progr
         except Unreadable as error:
             raise FromNoiseError(f"The array {error}.") from error
         return _listing("array", list(_rows("array", 0, stack, {})), [], None, [stack])
-    bundled = BUNDLED.get(source) if isinstance(source, str) else None
+    # A folder of the user's own by that name comes first.
+    bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
     path = bundled or Path(source).expanduser()
     skipped: list[Skipped] = []
     if os.path.isfile(path) and path.suffix.lower() in table.SUFFIXES:

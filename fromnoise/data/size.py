@@ -19,11 +19,22 @@ import numpy as np
 from fromnoise.errors import FromNoiseError
 
 _LARGEST = 64
+_MOST = 1024 * 1024  # beyond it one batch fills the memory of an ordinary machine
 _SQUARES = (32, 48, 64)
 
 
 def target_size(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) for a set of `sizes` (height, width) -> count, by the rule above."""
+    """(height, width) for a set of `sizes` (height, width) -> count, by the rule above.
+
+    Raises FromNoiseError for a size below 1 or of more pixels than `_MOST`.
+    """
+    height, width = _target(sizes, size)
+    if height * width > _MOST:
+        raise FromNoiseError(f"Pictures of {height} x {width} are too large to train on: ask for a --size up to 1024.")
+    return height, width
+
+
+def _target(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, int] | None) -> tuple[int, int]:
     if size is not None and min(np.atleast_1d(size)) < 1:
         raise FromNoiseError(f"A size of {size} is no image: give a positive number of pixels, such as 64.")
     if isinstance(size, tuple):

@@ -68,7 +68,8 @@ def cached(
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             what = "the disk is full" if full else reason(error)
             raise FromNoiseError(
-                f"The decoded data cannot be written to {root} ({what}): make room there, or name another cache folder."
+                f"The decoded data cannot be written to {root} ({what}): mend that, or name another folder "
+                "for caches in the environment variable XDG_CACHE_HOME."
             ) from error
     stored = _open(folder)
     if any(not isinstance(_decode(listing, place, codec), Unreadable) for place in stored.broken):

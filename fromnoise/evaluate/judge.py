@@ -96,7 +96,7 @@ def judge(
     if count < FEWEST:
         raise FromNoiseError(
             f"A judgement needs at least {FEWEST} samples, {FEWEST} held-out and {4 * FEWEST} training examples, not "
-            f"{len(samples)}, {len(held)} and {len(train)}: sample more, or hold more data out."
+            f"{len(samples)}, {len(held)} and {len(train)}: give it more data."
         )
     generator = torch.Generator().manual_seed(derive_seed(seed, "judge"))
     order = torch.randperm(len(train), generator=generator).numpy()
