@@ -250,10 +250,43 @@ def test_a_cut_checkpoint_and_changed_data_stop_a_resume(fromnoise, tmp_path):
     last = Path("run/checkpoints/last.safetensors")
     whole = last.read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
-    refused(fromnoise("train", folder, "--out", "run", "--resume"), "last.safetensors")
+    longer = ("train", folder, "--out", "run", "--resume", "--steps", 6, "--no-report")
+    refused(fromnoise(*longer), "last.safetensors")
     last.write_bytes(whole)
     pictures(folder, n=13)
-    refused(fromnoise("train", folder, "--out", "run", "--resume"), "data")
+    refused(fromnoise(*longer), "data")
+
+
+def test_a_finished_run_is_left_alone_until_it_is_given_more(fromnoise, tmp_path):
+    assert train(fromnoise, "digits", "run")[0] == 0
+    before = Path("run/model.safetensors").read_bytes()
+    code, _, said = fromnoise("train", "digits", "--out", "run", "--resume", "--no-report")
+    assert code == 0 and "finished" in said and Path("run/model.safetensors").read_bytes() == before
+    code, _, said = fromnoise("train", "digits", "--out", "run", "--resume", "--no-report", "--steps", 6)
+    assert code == 0 and "going on from step 3" in said
+    assert Path("run/model.safetensors").read_bytes() != before
+
+
+def test_a_folder_of_the_users_own_comes_before_a_bundled_set(fromnoise, tmp_path):
+    pictures(tmp_path / "digits", n=4)
+    code, said, _ = fromnoise("doctor", "digits")
+    assert code == 0 and "4 examples" in said
+
+
+def test_what_no_machine_can_do_is_refused_before_it_is_tried(fromnoise, run, tmp_path):
+    refused(train(fromnoise, "digits", "run", "--size", 100_000), "100000", "--size")
+    refused(fromnoise("sample", run.folder.path, "--guidance", "nan"), "nan")
+    refused(fromnoise("sample", run.folder.path, "--guidance", "1e38"), "--guidance")
+
+
+def test_names_that_are_no_text_train(fromnoise, tmp_path):
+    folder = pictures(tmp_path / "data", n=6)
+    try:
+        os.rename(folder / "RGB-0.png", os.fsencode(folder) + b"/\xff\xfe.png")
+    except OSError:
+        pytest.skip("this file system takes text only")
+    code, _, said = train(fromnoise, folder, "run")
+    assert code == 0, said
 
 
 def test_words_are_read():

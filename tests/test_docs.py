@@ -22,7 +22,7 @@ from docs.figures import NOISED, WEIGHTS, class_column, guided, labelled, noisin
 from fromnoise.build import build_denoiser
 from fromnoise.codec import ImageCodec
 from fromnoise.cond import Column, Cond
-from fromnoise.config import Config, SampleConfig, UNetConfig
+from fromnoise.config import Config, RunConfig, SampleConfig, UNetConfig
 from fromnoise.data.scan import BUNDLED
 from fromnoise.release import save_release
 from fromnoise.stepper import DDIM, Heun
