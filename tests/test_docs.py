@@ -83,7 +83,7 @@ def run(tmp_path_factory) -> fn.Run:
     column = Column(name="kind", kind="class", labels=("rare", "frequent", "common"))
     denoiser = build_denoiser(config, (column,), 1)
     for weight in denoiser.parameters():
-        torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
+        torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(weight.numel()))
     codes = torch.tensor([1] * 5 + [2] * 3 + [0])
     rows = Cond({"kind": codes}, {"kind": torch.ones(9, dtype=torch.bool)}, 9)
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
