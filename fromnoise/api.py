@@ -29,7 +29,7 @@ from fromnoise.data.scan import BUNDLED
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement
-from fromnoise.folder import RunFolder
+from fromnoise.folder import RunFolder, default_folder
 from fromnoise.generate import Samples, configure, generate
 from fromnoise.recipes import Facts, reasons, recipe
 from fromnoise.release import MAX_ROWS, Release, load_release
@@ -95,8 +95,7 @@ def train(
     for line in plan.notes:
         say(line)
     session = make_session(plan, begun)
-    length = {"steps": plan.config.run.steps, "budget": plan.config.run.budget}
-    if plan.resumed and plan.folder.read_facts().get("finished") == length:
+    if plan.finished:
         say("this run is finished; a larger --budget or --steps goes on with it.")
         return Run(plan.folder)
     if plan.resumed:
@@ -105,11 +104,9 @@ def train(
     for event in session.run():
         say(event)
         if isinstance(event, Stopped):
-            name = "DATA" if isinstance(data, np.ndarray) else shlex.quote(str(data))
-            again = f"fromnoise train {name} --out {shlex.quote(str(plan.folder.path))} --resume"
-            raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {again}")
+            raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {going_on(data, plan.folder)}")
     if plan.runtime.is_main:
-        plan.folder.write_facts(plan.folder.read_facts() | {"finished": length})
+        plan.folder.write_facts(plan.folder.read_facts() | {"finished": length(plan.config)})
     barrier(plan.runtime)
     return Run(plan.folder)
 
@@ -123,6 +120,7 @@ class Plan:
     config: Config
     runtime: Runtime
     resumed: bool
+    finished: bool = False
     notes: list[str]
 
 
@@ -178,7 +176,21 @@ def reopen(
     config = override(before, settings)
     if runtime.is_main and config != before:
         folder.write_facts(facts | {"config": to_json(config)})
-    return Plan(folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=True, notes=[])
+    finished = facts.get("finished") == length(config)
+    return Plan(
+        folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=True, finished=finished, notes=[]
+    )
+
+
+def length(config: Config) -> dict[str, float | None]:
+    """How long a run is, as run.json records it when it has come to its end."""
+    return {"steps": config.run.steps, "budget": config.run.budget}
+
+
+def going_on(data: Source, folder: RunFolder) -> str:
+    """The command that goes on with a run."""
+    name = "DATA" if isinstance(data, np.ndarray) else shlex.quote(str(data))
+    return f"fromnoise train {name} --out {shlex.quote(str(folder.path))} --resume"
 
 
 def make_session(plan: Plan, begun: float) -> Session:
@@ -386,13 +398,3 @@ def parse_budget(budget: str | float) -> float:
     if not match or float(match[1]) <= 0:
         raise FromNoiseError(f"Cannot read the budget {budget!r}: write it like 90s, 10m or 2h.")
     return float(match[1]) * UNITS[match[2] or "s"]
-
-
-def default_folder(data: Source, now: float) -> Path:
-    """runs/<data>-<time>, never one that exists."""
-    name = "array" if isinstance(data, np.ndarray) else re.sub(r"\W+", "-", Path(data).stem).strip("-") or "run"
-    base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
-    path, k = base, 1
-    while path.exists():
-        path, k = base.with_name(f"{base.name}-{k}"), k + 1
-    return path

@@ -15,11 +15,15 @@ report.html            everything above for a reader
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.errors import FromNoiseError
@@ -139,3 +143,13 @@ class RunFolder:
         """Forgets what a killed run wrote after the checkpoint that it is resumed from."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         replace_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def default_folder(data: str | Path | np.ndarray, now: float) -> Path:
+    """runs/<data>-<time>, never one that exists."""
+    name = "array" if isinstance(data, np.ndarray) else re.sub(r"\W+", "-", Path(data).stem).strip("-") or "run"
+    base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
+    path, k = base, 1
+    while path.exists():
+        path, k = base.with_name(f"{base.name}-{k}"), k + 1
+    return path

@@ -112,11 +112,8 @@ def configure(
     return replace(release.config.sample, **{k: v for k, v in given.items() if v is not None})
 
 
-def walk(
-    release: Release, config: SampleConfig, indices: range, seed: int, where: Mapping[str, str | float]
-) -> Iterator[Step]:
-    """The way from noise to the samples `indices` of `seed`, one `Step` a move."""
-    cond = release.conditions(where, seed, indices)
+def walk(release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond) -> Iterator[Step]:
+    """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move."""
     if config.guidance != 1 and not release.columns:
         raise FromNoiseError("Guidance needs a model with conditions: train with --columns, or leave guidance at 1.")
     device = next(release.denoiser.parameters()).device
@@ -147,12 +144,12 @@ def generate(
     parts, conds, evaluations = [], [], 0
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
-        step = last(walk(release, config, indices, seed, where or {}))
+        conds.append(release.conditions(where or {}, seed, indices))
+        step = last(walk(release, config, indices, seed, conds[-1]))
         evaluations = step.evaluations
         if not bool(step.x.isfinite().all()):
             raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
         parts.append(release.codec.decode(step.x.float().cpu()))
-        conds.append(release.conditions(where or {}, seed, indices))
         if progress:
             progress(len(indices))
     cond = Cond.cat(conds)
@@ -177,7 +174,7 @@ def trajectory(
     release: Release, n: int, config: SampleConfig, *, seed: int = 0, where: Mapping[str, str | float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of x_t (n, steps+1, h, w, 3) from noise to sample, and of the guesses x0_hat (n, steps, h, w, 3)."""
-    steps = list(walk(release, config, range(n), seed, where or {}))
+    steps = list(walk(release, config, range(n), seed, release.conditions(where or {}, seed, range(n))))
     times = build_grid(config, release.denoiser.start)(config.steps)
     prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
 

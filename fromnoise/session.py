@@ -110,6 +110,7 @@ class Session:
     def _restore(self) -> None:
         tensors, meta = checkpoint.load(self.folder.last)
         self.trainer.restore(tensors, meta["position"])
+        self.logged = 0  # the steps walked again are logged again
         self.best = checkpoint.load_meta(self.folder.best)["loss"] if self.folder.best.exists() else math.inf
         self._forget_after(self.trainer.position.step)
 
