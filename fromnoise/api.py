@@ -5,44 +5,31 @@ The only place that joins training events with sampling, evaluation and the run 
 
 from __future__ import annotations
 
-import json
-import platform
 import re
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL.Image import Image
 
 from fromnoise.appraise import appraise, way
-from fromnoise.build import build_denoiser, build_objective
-from fromnoise.config import Config, from_json, override, to_json
-from fromnoise.data import Dataset, open_dataset
-from fromnoise.data.scan import BUNDLED
+from fromnoise.config import Config
+from fromnoise.data import Dataset
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement
-from fromnoise.folder import RunFolder, default_folder
+from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate
-from fromnoise.recipes import Facts, reasons, recipe
-from fromnoise.release import MAX_ROWS, Release, load_release
-from fromnoise.runtime import Runtime, autocast, barrier, best_device, detect, from_main, reuse_memory
-from fromnoise.session import Event, Reading, Session, Stopped
-from fromnoise.trainer import Trainer
-from fromnoise.version import __version__
+from fromnoise.prepare import Source, begin, check_same_data, going_on, length, make_session, open_as, reopen
+from fromnoise.release import Release, load_release
+from fromnoise.runtime import barrier, best_device
+from fromnoise.session import Event, Reading, Stopped
 
 Watch = Callable[[Event | str], None]
-Source = str | Path | np.ndarray
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEFAULT_BUDGET = "10m"
-SPLITS = ("train", "val", "test")
 
 
 def train(
@@ -88,197 +75,29 @@ def train(
     if out is not None and resume and RunFolder(Path(out)).facts.exists():
         longer = {"run.steps": steps, "run.budget": seconds}
         settings = [*settings, *(f"{name}={value}" for name, value in longer.items() if value is not None)]
-        plan = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
+        prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
     else:
         seconds = parse_budget(DEFAULT_BUDGET) if steps is None and budget is None else seconds
-        plan = begin(data, out, layout, settings, budget=seconds, steps=steps, seed=seed, progress=reading)
-    for line in plan.notes:
+        prepared = begin(data, out, layout, settings, budget=seconds, steps=steps, seed=seed, progress=reading)
+    for line in prepared.notes:
         say(line)
-    session = make_session(plan, begun)
-    if plan.finished:
+    session = make_session(prepared, begun)
+    if prepared.finished:
         say("this run is finished; a larger --budget or --steps goes on with it.")
-        return Run(plan.folder)
-    if plan.resumed:
+        return Run(prepared.folder)
+    if prepared.resumed:
         session.resume()
         say(f"going on from step {session.trainer.position.step}.")
     for event in session.run():
         say(event)
         if isinstance(event, Stopped):
-            raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {going_on(data, plan.folder)}")
-    if plan.runtime.is_main:
-        plan.folder.write_facts(plan.folder.read_facts() | {"finished": length(plan.config)})
-    barrier(plan.runtime)
-    return Run(plan.folder)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run about to train: what, how, where, and what is worth saying about it."""
-
-    folder: RunFolder
-    dataset: Dataset
-    config: Config
-    runtime: Runtime
-    resumed: bool
-    finished: bool = False
-    notes: list[str]
-
-
-def begin(
-    data: Source,
-    out: str | Path | None,
-    layout: Mapping[str, Any],
-    settings: Sequence[str],
-    *,
-    budget: float | None,
-    steps: int | None,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> Plan:
-    """A new run: its folder claimed before the data is read, its settings chosen and written down."""
-    runtime = detect(_precision(settings))
-    reuse_memory()
-    # One clock names the folder: ranks that read their own may differ by a second.
-    folder = RunFolder(default_folder(data, from_main(time.time(), runtime)) if out is None else Path(out))
-    with folder.claimed() if runtime.is_main else nullcontext():
-        dataset = open_as(data, layout, progress)
-        facts = measure(dataset)
-        config, speed = recipe(facts, runtime, budget=budget, steps=steps, seed=seed)
-        config = override(config, settings)
-        notes = [*dataset.notes, *reasons(config, facts, runtime, speed)]
-        if runtime.is_main:
-            split = {name: dataset.names(dataset.indices(name)) for name in SPLITS}
-            folder.create(run_facts(data, dataset, config, runtime, layout, notes), split)
-    return Plan(folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=False, notes=notes)
-
-
-def reopen(
-    data: Source,
-    folder: RunFolder,
-    layout: Mapping[str, Any],
-    settings: Sequence[str],
-    *,
-    progress: Callable[[int, int], None],
-) -> Plan:
-    """A run that exists, with its own settings but for `settings`, in the precision that it began in.
-
-    Raises FromNoiseError if `layout` names a size or columns that are not the run's.
-    """
-    facts = folder.read_facts()
-    for name, asked in json.loads(json.dumps(layout)).items():
-        if asked and asked != facts["data"][name]:
-            raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
-    runtime = detect(_precision(settings) or facts["environment"]["precision"])
-    reuse_memory()
-    dataset = open_as(data, facts["data"], progress)
-    check_same_data(facts["data"], dataset)
-    before = from_json(facts["config"])
-    config = override(before, settings)
-    if runtime.is_main and config != before:
-        folder.write_facts(facts | {"config": to_json(config)})
-    finished = facts.get("finished") == length(config)
-    return Plan(
-        folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=True, finished=finished, notes=[]
-    )
-
-
-def length(config: Config) -> dict[str, float | None]:
-    """How long a run is, as run.json records it when it has come to its end."""
-    return {"steps": config.run.steps, "budget": config.run.budget}
-
-
-def going_on(data: Source, folder: RunFolder) -> str:
-    """The command that goes on with a run."""
-    name = "DATA" if isinstance(data, np.ndarray) else shlex.quote(str(data))
-    return f"fromnoise train {name} --out {shlex.quote(str(folder.path))} --resume"
-
-
-def make_session(plan: Plan, begun: float) -> Session:
-    """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from."""
-    config, dataset, runtime = plan.config, plan.dataset, plan.runtime
-    channels, space = dataset.codec.shape[0], len(dataset.codec.shape) - 1
-    denoiser = build_denoiser(config, dataset.columns, channels, space, partial(autocast, runtime))
-    trainer = Trainer(
-        config=config,
-        denoiser=denoiser.to(runtime.device),
-        objective=build_objective(config),
-        data=dataset,
-        indices=dataset.indices("train"),
-        runtime=runtime,
-        clock=lambda: time.perf_counter() - begun,
-    )
-    held = dataset.indices("val")
-    held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])
-    train_rows = dataset.indices("train")
-    rows = np.random.default_rng(0).permutation(train_rows)[:MAX_ROWS]
-    return Session(trainer, plan.folder, dataset.codec, held, dataset.cond(np.sort(rows)))
-
-
-def measure(dataset: Dataset) -> Facts:
-    """What the recipe needs to know; the standard deviation is that of up to 512 training examples."""
-    indices = dataset.indices("train")
-    some = np.random.default_rng(0).permutation(indices)[:512]
-    std = float(dataset.x0(np.sort(some)).std())
-    return Facts(
-        examples=len(indices),
-        held=len(dataset.indices("val")),
-        shape=dataset.codec.shape,
-        columns=dataset.columns,
-        std=min(max(std, 0.05), 2.0),
-    )
-
-
-def open_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """A data set the way a run reads it: size, columns and channels_first, as run.json records them."""
-    return open_dataset(
-        data,
-        size=tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"],
-        columns=layout["columns"],
-        channels_first=layout["channels_first"],
-        progress=progress,
-    )
-
-
-def run_facts(
-    data: Source,
-    dataset: Dataset,
-    config: Config,
-    runtime: Runtime,
-    layout: Mapping[str, Any],
-    notes: list[str],
-) -> dict[str, Any]:
-    """What run.json records.  A path is kept whole, so that the run can be judged from any directory."""
-    in_memory = isinstance(data, np.ndarray)
-    bundled = isinstance(data, str) and data in BUNDLED and not Path(data).exists()
-    return {
-        "config": to_json(config),
-        "data": {
-            **layout,
-            "source": None if in_memory else data if bundled else str(Path(data).resolve()),
-            "fingerprint": dataset.fingerprint,
-            "examples": {name: len(dataset.indices(name)) for name in SPLITS},
-            "shape": list(dataset.codec.shape),
-            "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
-        },
-        "environment": {
-            "fromnoise": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": str(runtime.device),
-            "precision": runtime.precision,
-            "threads": runtime.threads,
-            "ranks": runtime.world,
-        },
-        "notes": notes,
-    }
-
-
-def check_same_data(facts: Mapping[str, Any], dataset: Dataset) -> None:
-    if facts["fingerprint"] != dataset.fingerprint:
-        raise FromNoiseError(
-            f"The data at {dataset.source} is not what this run began with: restore it, or start a new run."
-        )
+            raise TrainingStopped(
+                f"stopped at step {event.step} and saved. Go on with: {going_on(data, prepared.folder)}"
+            )
+    if prepared.runtime.is_main:
+        prepared.folder.write_facts(prepared.folder.read_facts() | {"finished": length(prepared.config)})
+    barrier(prepared.runtime)
+    return Run(prepared.folder)
 
 
 def load(path: str | Path) -> Run:
@@ -382,14 +201,6 @@ class Run:
         """
         say = watch or (lambda event: None)
         return appraise(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)
-
-
-def _precision(settings: Sequence[str]) -> str | None:
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name == "run.precision" and value != "null":
-            return value
-    return None
 
 
 def parse_budget(budget: str | float) -> float:

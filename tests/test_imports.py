@@ -30,7 +30,7 @@ LINES = (
     "release folder generate session",
     "edit distill",
     "evaluate explain report appraise",
-    "recipes api",
+    "recipes prepare api",
     "serve export display cli",
     "__init__ __main__",
 )

@@ -1,0 +1,211 @@
+"""Everything before the first training step: the data opened, the settings chosen, the run's objects joined."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fromnoise.build import build_denoiser, build_objective
+from fromnoise.config import Config, from_json, override, to_json
+from fromnoise.data import Dataset, open_dataset
+from fromnoise.data.scan import BUNDLED
+from fromnoise.errors import FromNoiseError
+from fromnoise.folder import RunFolder, default_folder
+from fromnoise.recipes import Facts, reasons, recipe
+from fromnoise.release import MAX_ROWS
+from fromnoise.runtime import Runtime, autocast, detect, from_main, reuse_memory
+from fromnoise.session import Session
+from fromnoise.trainer import Trainer
+from fromnoise.version import __version__
+
+Source = str | Path | np.ndarray
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run about to train: what, how, where, and what is worth saying about it."""
+
+    folder: RunFolder
+    dataset: Dataset
+    config: Config
+    runtime: Runtime
+    resumed: bool
+    finished: bool = False
+    notes: list[str]
+
+
+def begin(
+    data: Source,
+    out: str | Path | None,
+    layout: Mapping[str, Any],
+    settings: Sequence[str],
+    *,
+    budget: float | None,
+    steps: int | None,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Prepared:
+    """A new run: its folder claimed before the data is read, its settings chosen and written down."""
+    runtime = detect(_precision(settings))
+    reuse_memory()
+    # One clock names the folder: ranks that read their own may differ by a second.
+    folder = RunFolder(default_folder(data, from_main(time.time(), runtime)) if out is None else Path(out))
+    with folder.claimed() if runtime.is_main else nullcontext():
+        dataset = open_as(data, layout, progress)
+        facts = measure(dataset)
+        config, speed = recipe(facts, runtime, budget=budget, steps=steps, seed=seed)
+        config = override(config, settings)
+        notes = [*dataset.notes, *reasons(config, facts, runtime, speed)]
+        if runtime.is_main:
+            split = {name: dataset.names(dataset.indices(name)) for name in SPLITS}
+            folder.create(run_facts(data, dataset, config, runtime, layout, notes), split)
+    return Prepared(folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=False, notes=notes)
+
+
+def reopen(
+    data: Source,
+    folder: RunFolder,
+    layout: Mapping[str, Any],
+    settings: Sequence[str],
+    *,
+    progress: Callable[[int, int], None],
+) -> Prepared:
+    """A run that exists, with its own settings but for `settings`, in the precision that it began in.
+
+    Raises FromNoiseError if `layout` names a size or columns that are not the run's.
+    """
+    facts = folder.read_facts()
+    for name, asked in json.loads(json.dumps(layout)).items():
+        if asked and asked != facts["data"][name]:
+            raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
+    runtime = detect(_precision(settings) or facts["environment"]["precision"])
+    reuse_memory()
+    dataset = open_as(data, facts["data"], progress)
+    check_same_data(facts["data"], dataset)
+    before = from_json(facts["config"])
+    config = override(before, settings)
+    if runtime.is_main and config != before:
+        folder.write_facts(facts | {"config": to_json(config)})
+    finished = facts.get("finished") == length(config)
+    return Prepared(
+        folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=True, finished=finished, notes=[]
+    )
+
+
+def length(config: Config) -> dict[str, float | None]:
+    """How long a run is, as run.json records it when it has come to its end."""
+    return {"steps": config.run.steps, "budget": config.run.budget}
+
+
+def going_on(data: Source, folder: RunFolder) -> str:
+    """The command that goes on with a run."""
+    name = "DATA" if isinstance(data, np.ndarray) else shlex.quote(str(data))
+    return f"fromnoise train {name} --out {shlex.quote(str(folder.path))} --resume"
+
+
+def make_session(prepared: Prepared, begun: float) -> Session:
+    """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from."""
+    config, dataset, runtime = prepared.config, prepared.dataset, prepared.runtime
+    channels, space = dataset.codec.shape[0], len(dataset.codec.shape) - 1
+    denoiser = build_denoiser(config, dataset.columns, channels, space, partial(autocast, runtime))
+    trainer = Trainer(
+        config=config,
+        denoiser=denoiser.to(runtime.device),
+        objective=build_objective(config),
+        data=dataset,
+        indices=dataset.indices("train"),
+        runtime=runtime,
+        clock=lambda: time.perf_counter() - begun,
+    )
+    held = dataset.indices("val")
+    held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])
+    train_rows = dataset.indices("train")
+    rows = np.random.default_rng(0).permutation(train_rows)[:MAX_ROWS]
+    return Session(trainer, prepared.folder, dataset.codec, held, dataset.cond(np.sort(rows)))
+
+
+def measure(dataset: Dataset) -> Facts:
+    """What the recipe needs to know; the standard deviation is that of up to 512 training examples."""
+    indices = dataset.indices("train")
+    some = np.random.default_rng(0).permutation(indices)[:512]
+    std = float(dataset.x0(np.sort(some)).std())
+    return Facts(
+        examples=len(indices),
+        held=len(dataset.indices("val")),
+        shape=dataset.codec.shape,
+        columns=dataset.columns,
+        std=min(max(std, 0.05), 2.0),
+    )
+
+
+def open_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """A data set the way a run reads it: size, columns and channels_first, as run.json records them."""
+    return open_dataset(
+        data,
+        size=tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"],
+        columns=layout["columns"],
+        channels_first=layout["channels_first"],
+        progress=progress,
+    )
+
+
+def run_facts(
+    data: Source,
+    dataset: Dataset,
+    config: Config,
+    runtime: Runtime,
+    layout: Mapping[str, Any],
+    notes: list[str],
+) -> dict[str, Any]:
+    """What run.json records.  A path is kept whole, so that the run can be judged from any directory."""
+    in_memory = isinstance(data, np.ndarray)
+    bundled = isinstance(data, str) and data in BUNDLED and not Path(data).exists()
+    return {
+        "config": to_json(config),
+        "data": {
+            **layout,
+            "source": None if in_memory else data if bundled else str(Path(data).resolve()),
+            "fingerprint": dataset.fingerprint,
+            "examples": {name: len(dataset.indices(name)) for name in SPLITS},
+            "shape": list(dataset.codec.shape),
+            "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
+        },
+        "environment": {
+            "fromnoise": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "device": str(runtime.device),
+            "precision": runtime.precision,
+            "threads": runtime.threads,
+            "ranks": runtime.world,
+        },
+        "notes": notes,
+    }
+
+
+def check_same_data(facts: Mapping[str, Any], dataset: Dataset) -> None:
+    if facts["fingerprint"] != dataset.fingerprint:
+        raise FromNoiseError(
+            f"The data at {dataset.source} is not what this run began with: restore it, or start a new run."
+        )
+
+
+def _precision(settings: Sequence[str]) -> str | None:
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name == "run.precision" and value != "null":
+            return value
+    return None
