@@ -19,8 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from fromnoise.api import Run, load, train
+    from fromnoise.forecast import plan
 
-__all__ = ["FromNoiseError", "Run", "TrainingStopped", "__version__", "load", "train"]
+__all__ = ["FromNoiseError", "Run", "TrainingStopped", "__version__", "load", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from fromnoise import api
 
         return getattr(api, name)
+    if name == "plan":
+        from fromnoise import forecast
+
+        return forecast.plan
     raise AttributeError(f"module 'fromnoise' has no attribute {name!r}")

@@ -6,6 +6,7 @@ The only place that joins training events with sampling, evaluation and the run 
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -18,14 +19,26 @@ from fromnoise.appraise import appraise, way
 from fromnoise.config import Config
 from fromnoise.data import Dataset
 from fromnoise.denoise import ModelDenoiser
+from fromnoise.distill import begin_student, check_teacher, reopen_student, student_folder, student_session
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement
+from fromnoise.fewsteps import FewSteps, compare
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate
-from fromnoise.prepare import Source, begin, check_same_data, going_on, length, make_session, open_as, reopen
-from fromnoise.release import Release, load_release
+from fromnoise.prepare import (
+    Prepared,
+    Source,
+    begin,
+    check_same_data,
+    going_on,
+    make_session,
+    open_as,
+    record_end,
+    reopen,
+)
+from fromnoise.release import Release, file_digest, load_release
 from fromnoise.runtime import barrier, best_device
-from fromnoise.session import Event, Reading, Stopped
+from fromnoise.session import Event, Reading, Session, Stopped
 
 Watch = Callable[[Event | str], None]
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -45,6 +58,7 @@ def train(
     seed: int = 0,
     resume: bool = False,
     watch: Watch | None = None,
+    begun: float | None = None,
 ) -> Run:
     """Trains a model of `data` for `budget` ("10m", "90s", "2h" or seconds) or for `steps` steps.
 
@@ -57,20 +71,19 @@ def train(
     resume          go on with the run in `out`, with the settings it has but for `settings` and its length; start it
                     if there is none
     watch           called with every event and every line worth saying
+    begun           the moment of `time.perf_counter` that a budget counts from; by default that of the call
 
     Raises FromNoiseError, in one sentence, for anything that the caller can mend, and TrainingStopped on Ctrl-C.
     """
-    begun = time.perf_counter()
+    begun = time.perf_counter() if begun is None else begun
     say = watch or (lambda event: None)
-    if budget is not None and steps is not None:
-        raise FromNoiseError("Give either a budget or steps, not both.")
+    seconds = seconds_of(budget, steps)
     if resume and out is None:
         raise FromNoiseError("Say which run to go on with: resume needs --out.")
 
     def reading(done: int, total: int) -> None:
         say(Reading(done=done, total=total))
 
-    seconds = None if budget is None else parse_budget(budget)
     layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
     if out is not None and resume and RunFolder(Path(out)).facts.exists():
         longer = {"run.steps": steps, "run.budget": seconds}
@@ -81,6 +94,8 @@ def train(
         prepared = begin(data, out, layout, settings, budget=seconds, steps=steps, seed=seed, progress=reading)
     for line in prepared.notes:
         say(line)
+    if prepared.config.model.flow_map:
+        raise FromNoiseError(f"{prepared.folder.path} is a student: go on with it by fromnoise distill … --resume.")
     session = make_session(prepared, begun)
     if prepared.finished:
         say("this run is finished; a larger --budget or --steps goes on with it.")
@@ -88,16 +103,19 @@ def train(
     if prepared.resumed:
         session.resume()
         say(f"going on from step {session.trainer.position.step}.")
+    follow(session, prepared, say, going_on(data, prepared.folder))
+    return Run(prepared.folder)
+
+
+def follow(session: Session, prepared: Prepared, say: Watch, again: str) -> None:
+    """A session to its end; raises TrainingStopped, naming the command `again`, on Ctrl-C."""
     for event in session.run():
         say(event)
         if isinstance(event, Stopped):
-            raise TrainingStopped(
-                f"stopped at step {event.step} and saved. Go on with: {going_on(data, prepared.folder)}"
-            )
+            raise TrainingStopped(f"stopped at step {event.step} and saved. Go on with: {again}")
     if prepared.runtime.is_main:
-        prepared.folder.write_facts(prepared.folder.read_facts() | {"finished": length(prepared.config)})
+        record_end(prepared, session)
     barrier(prepared.runtime)
-    return Run(prepared.folder)
 
 
 def load(path: str | Path) -> Run:
@@ -123,9 +141,7 @@ class Run:
     @cached_property
     def release(self) -> Release:
         # In float32 whatever the training's precision: a sample is then the same in any batch to an 8-bit level.
-        release = load_release(self.release_file)
-        release.denoiser.to(best_device())
-        return release
+        return load_release(self.release_file).to(best_device())
 
     @property
     def denoiser(self) -> ModelDenoiser:
@@ -165,8 +181,32 @@ class Run:
         progress: Callable[[int], None] | None = None,
     ) -> Samples:
         """`sample` with each sample's conditions and recipe, and `save` to files."""
-        config = configure(self.release, steps=steps, sampler=sampler, guidance=guidance)
-        return generate(self.release, n, config, seed=seed, where=where, batch=batch, progress=progress)
+        release, sampler = self._chosen(steps, sampler, guidance)
+        config = configure(release, steps=steps, sampler=sampler, guidance=guidance)
+        return generate(release, n, config, seed=seed, where=where, batch=batch, progress=progress)
+
+    def _chosen(self, steps: int | None, sampler: str | None, guidance: float | None) -> tuple[Release, str | None]:
+        """The model and sampler that were measured to be the better in so few steps, unless the caller chose."""
+        best = self.few_steps.best(steps) if self.few_steps and steps and steps > 0 else None
+        if best is None or sampler is not None or guidance is not None:
+            return self.release, sampler
+        return self.student.release if best.model == "student" else self.release, best.sampler
+
+    @cached_property
+    def student(self) -> Run:
+        """What `distill` made of this run.  Raises FromNoiseError if there is none."""
+        return Run(student_folder(self.folder))
+
+    @cached_property
+    def few_steps(self) -> FewSteps | None:
+        """The student's quality beside this model's, if it was distilled and measured."""
+        student = student_folder(self.folder)
+        found = FewSteps.load(student.few_steps)
+        if found is None or not student.model.exists():
+            return None
+        # What was measured of other weights says nothing of these.
+        same = (found.teacher, found.student) == (self.release.digest, file_digest(student.model))
+        return found if same else None
 
     def strip(
         self, n: int = 4, *, seed: int = 0, where: Mapping[str, str | float] | None = None, steps: int = 9
@@ -180,12 +220,15 @@ class Run:
         Raises FromNoiseError if it is gone or has changed, or was an array in memory and is not given.
         """
         facts = self.folder.read_facts()["data"]
-        source = facts["source"] if data is None else data
-        if source is None:
-            raise FromNoiseError("This run was trained on an array in memory: pass the same array as data.")
-        dataset = open_as(source, facts)
+        dataset = open_as(self._source(data), facts)
         check_same_data(facts, dataset)
         return dataset
+
+    def _source(self, data: Source | None) -> Source:
+        source = self.folder.read_facts()["data"]["source"] if data is None else data
+        if source is None:
+            raise FromNoiseError("This run was trained on an array in memory: pass the same array as data.")
+        return source
 
     def evaluate(
         self,
@@ -201,6 +244,63 @@ class Run:
         """
         say = watch or (lambda event: None)
         return appraise(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)
+
+    def distill(
+        self,
+        *,
+        budget: str | float | None = None,
+        steps: int | None = None,
+        settings: Sequence[str] = (),
+        resume: bool = False,
+        n: int | None = None,
+        data: Source | None = None,
+        watch: Watch | None = None,
+        begun: float | None = None,
+    ) -> FewSteps:
+        """Makes this model its own student for 1 to 4 steps, in RUN/distilled, and measures both.
+
+        budget, steps   how long; by default as long as the run itself
+        settings        overrides of the student's settings, each "a.b=value"
+        resume          go on with the student that was begun
+        n               samples to measure each way by
+        data            the data of the run, if it was an array in memory
+
+        Afterwards `sample(steps=k)` takes whichever is better at k.  Raises as `train`; also, when the student is made,
+        for a set that is too small to measure it on.
+        """
+        begun = time.perf_counter() if begun is None else begun
+        say = watch or (lambda event: None)
+        check_teacher(self.folder, self.release)
+        seconds, own = seconds_of(budget, steps), student_folder(self.folder)
+        if resume and own.facts.exists():
+            longer = {"run.steps": steps, "run.budget": seconds}
+            settings = [*settings, *(f"{name}={value}" for name, value in longer.items() if value is not None)]
+            prepared = reopen_student(self.folder, self.release, self._source(data), settings)
+        else:
+            prepared = begin_student(
+                self.folder, self.release, self.dataset(data), settings, budget=seconds, steps=steps
+            )
+        for line in prepared.notes:
+            say(line)
+        if not prepared.finished:
+            session = student_session(self.folder, prepared, begun)
+            if prepared.resumed:
+                session.resume()
+                say(f"going on from step {session.trainer.position.step}.")
+            follow(session, prepared, say, f"fromnoise distill {shlex.quote(str(self.folder.path))} --resume")
+        for stale in ("student", "few_steps"):
+            self.__dict__.pop(stale, None)
+        cache = self.folder.path / "features.safetensors"
+        measured = compare(self.student.release, self.release, prepared.dataset, cache, n=n, say=say)
+        measured.save(own.few_steps)
+        return measured
+
+
+def seconds_of(budget: str | float | None, steps: int | None) -> float | None:
+    """The budget in seconds, None if there is none.  Raises FromNoiseError if steps are given as well."""
+    if budget is not None and steps is not None:
+        raise FromNoiseError("Give either a budget or steps, not both.")
+    return None if budget is None else parse_budget(budget)
 
 
 def parse_budget(budget: str | float) -> float:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.data import Dataset
+from fromnoise.data import Dataset, groups
 from fromnoise.errors import FromNoiseError
 from fromnoise.evaluate import Examples, Judgement, batches, beside, judge, learn_features, nearest
 from fromnoise.evaluate.judge import FEWEST
@@ -103,7 +103,7 @@ def class_labels(dataset: Dataset, indices: np.ndarray) -> Tensor | None:
     """The first class column, if every example has it: it makes sharper features."""
     cond = dataset.cond(indices)
     for column in dataset.columns:
-        if column.kind == "class" and bool(cond.present[column.name].all()):
+        if column.kind == "class" and column.name != groups.NAME and bool(cond.present[column.name].all()):
             return cond.values[column.name]
     return None
 

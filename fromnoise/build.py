@@ -7,17 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from fromnoise.codec import augment
 from fromnoise.cond import Column
 from fromnoise.config import Config, SampleConfig
 from fromnoise.denoise import Denoiser, NetDenoiser
 from fromnoise.density import LogitNormal
-from fromnoise.grid import Grid, Karras, Linear, LogSNR
+from fromnoise.grid import Grid, Karras, Linear, Listed, LogSNR
 from fromnoise.guide import Guided, Interval, Null
 from fromnoise.nets import Conditioner, Transformer, UNet
-from fromnoise.objectives import Regression, TargetWeight, UniformWeight, VelocityWeight
+from fromnoise.objectives import FlowMap, Regression, TargetWeight, UniformWeight, VelocityWeight
 from fromnoise.rng import derive_seed
 from fromnoise.stepper import DDIM, Heun, Multistep, Stepper
 from fromnoise.target import EDM, X0, Eps, Target, Velocity
+from fromnoise.types import FromNoiseError
 
 
 def build_target(config: Config) -> Target:
@@ -43,7 +45,8 @@ def build_denoiser(
     net_config = config.net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.run.seed, "weights"))
-        conditioner = Conditioner(columns, net_config.emb)
+        hidden = (augment.COLUMN,) if config.loss.augment else ()
+        conditioner = Conditioner((*columns, *hidden), net_config.emb)
         shared = {
             "channels": channels,
             "space": space,
@@ -63,7 +66,12 @@ def build_denoiser(
                 bottleneck=net_config.bottleneck,
             )
     denoiser = NetDenoiser(
-        net, conditioner, build_target(config), sigma_data=config.model.sigma_data, autocast=autocast
+        net,
+        conditioner,
+        build_target(config),
+        sigma_data=config.model.sigma_data,
+        flow_map=config.model.flow_map,
+        autocast=autocast,
     )
     return denoiser.to(memory_format=torch.channels_last) if space == 2 else denoiser  # pyright: ignore[reportCallIssue]
 
@@ -78,12 +86,35 @@ def build_objective(config: Config) -> Regression:
     )
 
 
+def build_flow_map(config: Config, teacher: Denoiser, start: float) -> FlowMap:
+    """What a student of `teacher`, which can be asked from time `start` on, is trained by."""
+    flow = config.flow
+    return FlowMap(
+        teacher=teacher,
+        density=LogitNormal(mean=flow.t_mean, std=flow.t_std),
+        start=start,
+        at_start=flow.at_start,
+        at_end=flow.at_end,
+        instant=flow.instant,
+        k_first=flow.k_first,
+        k_last=flow.k_last,
+        power=flow.power,
+        from_data=flow.from_data,
+    )
+
+
 def build_stepper(config: SampleConfig) -> Stepper:
     return {"ddim": DDIM(), "ancestral": DDIM(churn=1.0), "heun": Heun(), "multistep": Multistep()}[config.sampler]
 
 
 def build_grid(config: SampleConfig, start: float) -> Grid:
-    """Grids from `start`, the noisiest time that the denoiser can be asked at; EDM's has a start of its own."""
+    """The grid searched for `config.steps` multistep moves where there is one, else the formula.
+
+    Formulas go from `start`, the noisiest time that the denoiser can be asked at; EDM's has a start of its own.
+    """
+    for times in config.searched if config.sampler == "multistep" else ():
+        if len(times) == config.steps + 1:
+            return Listed(times)
     match config.grid:
         case "linear":
             return Linear(shift=config.shift, start=start)
@@ -93,9 +124,13 @@ def build_grid(config: SampleConfig, start: float) -> Grid:
             return Karras()
 
 
-def build_guidance(config: SampleConfig, denoise: Denoiser) -> Denoiser:
-    """Classifier-free guidance within the configured interval; the denoiser itself where the weight is 1."""
+def build_guidance(config: SampleConfig, denoise: Denoiser, weak: Denoiser | None) -> Denoiser:
+    """Guidance within the configured interval, away from the configured reference; none where the weight is 1."""
     if config.guidance == 1:
         return denoise
     weight = Interval(weight=config.guidance, low=config.guidance_low, high=config.guidance_high)
-    return Guided(denoise, Null(denoise), weight)
+    if config.reference == "null":
+        return Guided(denoise, Null(denoise), weight)
+    if weak is None:
+        raise FromNoiseError("This model has no weaker self to be guided by: set sample.reference=null.")
+    return Guided(denoise, weak, weight)

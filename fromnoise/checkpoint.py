@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -68,12 +68,13 @@ def writing(path: Path) -> Iterator[None]:
         raise _explained(error, path) from error
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text file at once or not at all; raises as `writing`."""
+def replace_text(path: Path, text: str | Iterable[str]) -> None:
+    """Writes a text file, given whole or in parts, at once or not at all; raises as `writing`."""
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         # Names of files may hold bytes that are no text.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines([text] if isinstance(text, str) else text)
         temporary.replace(path)
 
 

@@ -45,6 +45,7 @@ def train(
     report: Annotated[bool, typer.Option(help="Evaluate and write the report when training is done.")] = True,
 ) -> None:
     """Train a model of DATA; then evaluate it and write its report."""
+    begun = time.perf_counter()  # loading torch is part of what the user waits for
     from fromnoise import api
     from fromnoise.display import Display
 
@@ -62,6 +63,7 @@ def train(
             seed=seed,
             resume=resume,
             watch=display,
+            begun=begun,
         )
         if main_rank:
             display(f"the model is {run.folder.model}")
@@ -72,6 +74,38 @@ def train(
                 except FromNoiseError as error:  # the model is there, whatever can be said of it
                     display(str(error))
                 display(f"the report is {run.folder.report}")
+
+
+@app.command()
+def plan(
+    data: DataArgument,
+    budget: Annotated[str | None, typer.Option(help="As of train: 90s, 10m, 2h.  [default: 10m]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="As of train.")] = None,
+    size: Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")] = None,
+    columns: Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")] = None,
+    channels_first: Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Say what train would do, from a few steps of it: time, memory, passes, and what more time would buy."""
+    begun = time.perf_counter()
+    from fromnoise import forecast
+    from fromnoise.display import Display, forecast_text
+
+    with Display() as display:
+        foreseen = forecast.plan(
+            data,
+            budget=budget,
+            steps=steps,
+            size=parse_size(size),
+            columns=parse_columns(columns),
+            channels_first=channels_first,
+            settings=set_ or (),
+            seed=seed,
+            watch=display,
+            begun=begun,
+        )
+    print(forecast_text(foreseen))
 
 
 @app.command()
@@ -92,6 +126,7 @@ def sample(
     from fromnoise.checkpoint import writing
     from fromnoise.display import counting
     from fromnoise.generate import check_free
+    from fromnoise.sheet import save_sheet
 
     if out is None:
         base = run / "samples" if run.is_dir() else Path("samples")
@@ -116,7 +151,7 @@ def sample(
     print(f"{samples.save(out)}: {n} samples, {samples.recipe['evaluations']} network evaluations each")
     if strip is not None:
         with writing(strip):
-            loaded.strip(seed=seed, where=conditions).save(strip)
+            save_sheet(loaded.strip(seed=seed, where=conditions), strip)
         print(strip)
 
 
@@ -135,6 +170,31 @@ def evaluate(
         print(f"{row.name:24} Fréchet {row.frechet:9.3g}   kernel {row.kernel:9.3g} ± {row.kernel_error:.2g}")
     print("\n".join(judgement.sentences))
     print(loaded.folder.report)
+
+
+@app.command()
+def distill(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    budget: Annotated[str | None, typer.Option(help="Time: 90s, 10m, 2h.  [default: the run's own]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train the student so many steps instead.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the student in RUN/distilled.")] = False,
+    n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to measure each way by.")] = None,
+) -> None:
+    """Make a run its own student for 1 to 4 steps; say what quality it kept, and where it is not worth it."""
+    begun = time.perf_counter()
+    from fromnoise import api
+    from fromnoise.display import Display
+
+    main_rank = os.environ.get("RANK", "0") == "0"
+    with Display(quiet=not main_rank) as display:
+        loaded = api.load(run)
+        measured = loaded.distill(
+            budget=budget, steps=steps, settings=set_ or (), resume=resume, n=n, watch=display, begun=begun
+        )
+    if main_rank:
+        print(measured.table())
+        print("\n".join(measured.sentences()))
 
 
 @app.command()

@@ -49,15 +49,22 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    """What is predicted: the target's row, the data's standard deviation in the codec's units."""
+    """What is predicted: the target's row, the data's standard deviation in the codec's units.
+
+    `flow_map`: a student that answers for whole jumps; made by `fromnoise distill`, never by training from data.
+    """
 
     target: Literal["x0", "eps", "velocity", "edm"] = "edm"
     sigma_data: Positive = 0.5
+    flow_map: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossConfig:
-    """Noise levels are logit-normal: logit(t) ~ N(t_mean, t_std²).  `drop`: how often a condition is hidden."""
+    """Noise levels are logit-normal: logit(t) ~ N(t_mean, t_std²).  `drop`: how often a condition is hidden.
+
+    `augment`: the probability of each change of `codec/augment.py`; `augment_flip`: whether mirroring is one of them.
+    """
 
     t_mean: Finite = 0.0
     t_std: Positive = 1.0
@@ -65,6 +72,23 @@ class LossConfig:
     noise_choices: Count = 1
     mid_share: Annotated[float, Field(ge=0)] = 0.25
     drop: Fraction = 0.1
+    augment: Fraction = 0.0
+    augment_flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FlowConfig:
+    """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times."""
+
+    t_mean: Finite = 0.0
+    t_std: Positive = 1.6
+    at_start: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    at_end: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    instant: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    k_first: Annotated[float, Field(gt=0, le=1)] = 0.5
+    k_last: Annotated[float, Field(gt=0, le=1)] = 0.05
+    power: Annotated[float, Field(ge=0, le=1)] = 0.75
+    from_data: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -103,13 +127,21 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SampleConfig:
-    """The default way to sample, kept in the release.  guidance 1 means off."""
+    """The default way to sample, kept in the release.
+
+    Guidance (1 means off) pushes away from a `reference` where log-SNR lies between guidance_low and guidance_high:
+    "weak" is the model's own early average (autoguidance, Karras et al. 2024), "null" the model without its condition.
+    `searched` are grids found for this model and the multistep sampler (`gridsearch.py`), at most one for a number of
+    steps; they go before the formula named by `grid`.
+    """
 
     sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "multistep"
     steps: Count = 24
     grid: Literal["linear", "logsnr", "karras"] = "linear"
     shift: Positive = 3.0
+    searched: tuple[tuple[Fraction, ...], ...] = ()
     guidance: Finite = 1.0
+    reference: Literal["weak", "null"] = "null"
     guidance_low: Finite = -6.0
     guidance_high: Finite = 4.0
 
@@ -121,6 +153,7 @@ class Config:
     net: UNetConfig | TransformerConfig = Field(default_factory=UNetConfig, discriminator="kind")
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
+    flow: FlowConfig = Field(default_factory=FlowConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fromnoise.forecast import SEEN, Forecast, Outlook, likely
+from fromnoise.memory import Peak
 from fromnoise.session import Event, Held, Previewed, Reading, RolledBack
 from fromnoise.trainer import Skipped, Stepped
 
@@ -83,6 +85,57 @@ class Display:
         elif time.perf_counter() - self.printed > PLAIN_EVERY:
             self.printed = time.perf_counter()
             self.console.print(f"  {done:4.0%} · {text}{more}")
+
+
+def forecast_text(forecast: Forecast) -> str:
+    """A plan for reading, headings to the left."""
+    run, batch = forecast.run, forecast.run.config.optim.batch
+    kinds = " | ".join(SEEN)
+    rows = [
+        *(("data" if k == 0 else "", note) for k, note in enumerate(forecast.notes)),
+        ("network", f"{_network(run)}, {forecast.parameters / 1e6:.2f} million weights"),
+        ("run", f"{_length(run)}, about {run.steps:,} steps of {batch} examples"),
+        (
+            "rate",
+            f"{run.rate:.0f} examples a second over the whole run, {batch / forecast.pace.step:.0f} while it steps",
+        ),
+        ("memory", _memory(forecast.memory)),
+        ("sampling", f"{forecast.sampling:.1f} samples a second, of {run.config.sample.steps} steps each"),
+        ("disk", f"{forecast.disk:.0f} MB for the run; {forecast.cache:.1f} MB of decoded data, in the cache already"),
+        ("likely", f"what was seen after about as many examples in {kinds}:"),
+        *((_length(one), _likely(one, run)) for one in sorted((run, *forecast.others), key=lambda one: one.seconds)),
+        ("", "larger pictures, and more varied ones, need more; on few pictures watch the copying check."),
+    ]
+    return "\n".join(f"{heading:<12}{line}" for heading, line in rows)
+
+
+def _network(run: Outlook) -> str:
+    net = run.config.net
+    channels = " / ".join(map(str, net.widths)) if net.kind == "unet" else f"{net.depth} x {net.width}"
+    return f"{net.kind} on {net.patch}x{net.patch} patches, {channels} channels"
+
+
+def _length(run: Outlook) -> str:
+    if run.config.run.steps is not None:
+        return f"{run.config.run.steps:,} steps"
+    units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+    unit = next((u for u, seconds in units.items() if run.seconds >= 1.5 * seconds), "s")
+    return f"{run.seconds / units[unit]:.3g}{unit}"
+
+
+def _likely(one: Outlook, asked: Outlook) -> str:
+    if one.steps == 0:
+        return "over before the first step"
+    other = "" if one.config.net == asked.config.net else f", {_network(one)}"
+    time = f", {one.seconds / 60:.1f} minutes" if one.config.run.budget is None else ""
+    words = " | ".join(likely(one.examples).values())
+    return f"{one.examples:,} examples, {one.passes:.1f} passes{time}{other}: {words}"
+
+
+def _memory(memory: Peak) -> str:
+    own = "not known on this system" if memory.process is None else f"{memory.process:.0f} MB"
+    device = "" if memory.device is None else f" and {memory.device:.0f} MB on the device"
+    return f"{own}{device}; {memory.data:.0f} MB more at most of decoded data, which the system takes back at need"
 
 
 @contextmanager

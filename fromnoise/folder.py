@@ -9,6 +9,8 @@ previews/              sheets by step
 split.jsonl            which example lies in which split
 features.safetensors   learned on the training split, for the judgement
 evaluation.json        the judgement
+few-steps.json         a student's quality beside its teacher's, in the student's folder
+distilled/             the student, a run folder of its own
 report.html            everything above for a reader
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,10 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def few_steps(self) -> Path:
+        return self.path / "few-steps.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -103,10 +109,10 @@ class RunFolder:
             resume = ", or go on with it by --resume" if self.facts.exists() else ""
             raise FromNoiseError(f"{self.path} exists already: choose another --out{resume}.")
 
-    def create(self, facts: dict[str, Any], split: dict[str, list[str]]) -> None:
-        """Writes split.jsonl and then run.json, which makes the folder a run."""
-        rows = [json.dumps([name, one], ensure_ascii=False) + "\n" for name, them in split.items() for one in them]
-        replace_text(self.split, "".join(rows))
+    def create(self, facts: dict[str, Any], split: Iterable[tuple[str, str]]) -> None:
+        """Writes split.jsonl, of (split, name), and then run.json, which makes the folder a run."""
+        quoted = json.JSONEncoder(ensure_ascii=False).encode
+        replace_text(self.split, (f"[{quoted(part)}, {quoted(name)}]\n" for part, name in split))
         self.write_facts(facts)
 
     def write_facts(self, facts: dict[str, Any]) -> None:

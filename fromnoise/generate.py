@@ -20,8 +20,8 @@ from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.release import Release
 from fromnoise.rng import Rng
-from fromnoise.sample import Step, last, sample
-from fromnoise.sheet import sheet
+from fromnoise.sample import Counted, Step, last, sample
+from fromnoise.sheet import save_sheet, sheet
 from fromnoise.types import FromNoiseError
 
 ARRAYS = (".npz", ".npy", ".zip")
@@ -82,7 +82,7 @@ class Samples:
     def _save_files(self, folder: Path) -> None:
         for k, one in enumerate(self.samples):
             self.codec.save(folder / f"{self.index[k]:06d}", one, self.recipe_of(k))
-        sheet(self.pictures()).save(folder / "sheet.png")
+        save_sheet(sheet(self.pictures()), folder / "sheet.png")
 
 
 def check_free(path: Path) -> None:
@@ -114,16 +114,25 @@ def configure(
 
 def walk(release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond) -> Iterator[Step]:
     """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move."""
-    if config.guidance != 1 and not release.columns:
-        raise FromNoiseError("Guidance needs a model with conditions: train with --columns, or leave guidance at 1.")
+    if release.config.model.flow_map and (config.sampler != "ddim" or config.guidance != 1):
+        raise FromNoiseError(
+            "A few-step student jumps by ddim alone, with its teacher's guidance learned: leave out the sampler and "
+            "guidance, or sample the run that it came from."
+        )
+    if config.guidance != 1 and config.reference == "null" and not release.columns:
+        raise FromNoiseError("Guidance needs conditions or a longer run: leave --guidance at 1.")
     device = next(release.denoiser.parameters()).device
-    denoise = build_guidance(config, release.denoiser)
+    # A guided step asks two networks, or one network twice.
+    nets = [Counted(net) for net in (release.denoiser, release.weak) if net is not None]
+    denoise = build_guidance(config, nets[0], nets[1] if len(nets) > 1 else None)
     times = build_grid(config, release.denoiser.start)(config.steps)
     shape = (len(indices), *release.codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
     if x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
-    yield from sample(denoise, build_stepper(config), times, x, cond.to(device), Rng.of(seed, indices, "steps"))
+    rng = Rng.of(seed, indices, "steps")
+    for step in sample(denoise, build_stepper(config), times, x, cond.to(device), rng):
+        yield replace(step, evaluations=sum(net.asked for net in nets) // len(x))
 
 
 def generate(

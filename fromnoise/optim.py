@@ -150,17 +150,39 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
 def orthogonal(x: Float[Tensor, "k n m"], steps: int = 5) -> Float[Tensor, "k n m"]:
     """U·V^T of each x = U·S·V^T, roughly: singular values within about .3 of 1, by the quintic Newton-Schulz iteration.
 
-    Computed in x's own dtype on the smaller side's Gram matrix; singular values near zero stay below 1.
+    x <- (a·I + b·G + c·G²)·x with the Gram matrix G = x·x^T of the smaller side; small singular values stay below 1.
+    Computed in x's own dtype.
     """
     if x.shape[1] > x.shape[2]:
         return orthogonal(x.mT, steps).mT
-    a, b, c = QUINTIC
     # The Frobenius norm bounds the spectral norm, so every singular value starts in [0, 1], where the quintic acts.
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # Rounding in G grows with each step, so that only float32 has the digits to follow G instead of x.
+    if x.dtype == torch.float32 and x.shape[2] > 2 * x.shape[1]:
+        return _polar_factor(x @ x.mT, steps) @ x
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = _quintic(x @ x.mT) @ x
     return x
+
+
+def _quintic(gram: Float[Tensor, "k n n"]) -> Float[Tensor, "k n n"]:
+    a, b, c = QUINTIC
+    p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    p.diagonal(dim1=1, dim2=2).add_(a)
+    return p
+
+
+def _polar_factor(gram: Float[Tensor, "k n n"], steps: int) -> Float[Tensor, "k n n"]:
+    """The product of the iteration's polynomials, which the Gram matrix alone determines: G <- P·G·P.
+
+    Wide matrices are then multiplied twice instead of 2·steps times, a third of the work for a 3x3 kernel.
+    """
+    total = p = _quintic(gram)
+    for _ in range(steps - 1):
+        gram = p @ gram @ p
+        p = _quintic(gram)
+        total = p @ total
+    return total
 
 
 def _orthogonal_all(updates: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ import torch
 from fromnoise.build import build_denoiser, build_objective
 from fromnoise.config import Config, from_json, override, to_json
 from fromnoise.data import Dataset, open_dataset
-from fromnoise.data.scan import BUNDLED
+from fromnoise.data.groups import of_data, with_groups
+from fromnoise.data.listing import Listing
+from fromnoise.data.scan import BUNDLED, scan
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder, default_folder
+from fromnoise.memory import peak, reset_peak
 from fromnoise.recipes import Facts, reasons, recipe
 from fromnoise.release import MAX_ROWS
 from fromnoise.runtime import Runtime, autocast, detect, from_main, reuse_memory
@@ -46,6 +49,15 @@ class Prepared:
     notes: list[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The settings of a run, what they were chosen by, and the machine's speed in FLOP/s as the recipe guesses it."""
+
+    config: Config
+    facts: Facts
+    speed: float
+
+
 def begin(
     data: Source,
     out: str | Path | None,
@@ -58,20 +70,27 @@ def begin(
     progress: Callable[[int, int], None],
 ) -> Prepared:
     """A new run: its folder claimed before the data is read, its settings chosen and written down."""
-    runtime = detect(_precision(settings))
+    runtime = detect(asked_precision(settings))
     reuse_memory()
+    reset_peak(runtime.device)
     # One clock names the folder: ranks that read their own may differ by a second.
     folder = RunFolder(default_folder(data, from_main(time.time(), runtime)) if out is None else Path(out))
     with folder.claimed() if runtime.is_main else nullcontext():
         dataset = open_as(data, layout, progress)
-        facts = measure(dataset)
-        config, speed = recipe(facts, runtime, budget=budget, steps=steps, seed=seed)
-        config = override(config, settings)
-        notes = [*dataset.notes, *reasons(config, facts, runtime, speed)]
+        chosen = choose(dataset, runtime, settings, budget=budget, steps=steps, seed=seed)
+        notes = [*dataset.notes, *reasons(chosen.config, chosen.facts, runtime, chosen.speed)]
         if runtime.is_main:
-            split = {name: dataset.names(dataset.indices(name)) for name in SPLITS}
-            folder.create(run_facts(data, dataset, config, runtime, layout, notes), split)
-    return Prepared(folder=folder, dataset=dataset, config=config, runtime=runtime, resumed=False, notes=notes)
+            folder.create(run_facts(data, dataset, chosen.config, runtime, layout, notes), dataset.split_rows())
+    return Prepared(folder=folder, dataset=dataset, config=chosen.config, runtime=runtime, resumed=False, notes=notes)
+
+
+def choose(
+    dataset: Dataset, runtime: Runtime, settings: Sequence[str], *, budget: float | None, steps: int | None, seed: int
+) -> Choice:
+    """The recipe's settings for a run of `budget` seconds or `steps` steps, with the user's `settings` on top."""
+    facts = measure(dataset)
+    config, speed = recipe(facts, runtime, budget=budget, steps=steps, seed=seed)
+    return Choice(config=override(config, settings), facts=facts, speed=speed)
 
 
 def reopen(
@@ -90,8 +109,9 @@ def reopen(
     for name, asked in json.loads(json.dumps(layout)).items():
         if asked and asked != facts["data"][name]:
             raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
-    runtime = detect(_precision(settings) or facts["environment"]["precision"])
+    runtime = detect(asked_precision(settings) or facts["environment"]["precision"])
     reuse_memory()
+    reset_peak(runtime.device)
     dataset = open_as(data, facts["data"], progress)
     check_same_data(facts["data"], dataset)
     before = from_json(facts["config"])
@@ -107,6 +127,19 @@ def reopen(
 def length(config: Config) -> dict[str, float | None]:
     """How long a run is, as run.json records it when it has come to its end."""
     return {"steps": config.run.steps, "budget": config.run.budget}
+
+
+def record_end(prepared: Prepared, session: Session) -> None:
+    """Notes in run.json that the run has come to its end, what it did and what it took; memory in MB, see `memory`."""
+    position = session.trainer.position
+    used = {
+        "seconds": session.trainer.elapsed(),
+        "steps": position.step,
+        "examples": position.step * prepared.config.optim.batch,
+        "peak_memory": asdict(peak(prepared.runtime.device, prepared.dataset.stored)),
+    }
+    facts = prepared.folder.read_facts()
+    prepared.folder.write_facts(facts | {"finished": length(prepared.config), "used": used})
 
 
 def going_on(data: Source, folder: RunFolder) -> str:
@@ -150,15 +183,21 @@ def measure(dataset: Dataset) -> Facts:
     )
 
 
-def open_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Dataset:
+def open_as(
+    data: Source | Listing, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
+) -> Dataset:
     """A data set the way a run reads it: size, columns and channels_first, as run.json records them."""
-    return open_dataset(
-        data,
+    listing = data
+    if not isinstance(listing, Listing):
+        listing = scan(listing, channels_first=layout["channels_first"], progress=progress)
+    columns = layout["columns"]
+    dataset = open_dataset(
+        listing,
         size=tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"],
-        columns=layout["columns"],
-        channels_first=layout["channels_first"],
+        columns=columns if columns is None else of_data(listing, columns),
         progress=progress,
     )
+    return with_groups(dataset, columns)
 
 
 def run_facts(
@@ -203,7 +242,8 @@ def check_same_data(facts: Mapping[str, Any], dataset: Dataset) -> None:
         )
 
 
-def _precision(settings: Sequence[str]) -> str | None:
+def asked_precision(settings: Sequence[str]) -> str | None:
+    """The value of run.precision among settings that are not applied yet."""
     for setting in settings:
         name, _, value = setting.partition("=")
         if name == "run.precision" and value != "null":

@@ -49,7 +49,6 @@ def recipe(
     """The settings for a run of `budget` seconds or `steps` steps, and the machine's sustained speed in FLOP/s."""
     # One rank decides for all: ranks that measured differently would build different networks.
     speed = from_main(matmul_speed(runtime) * EFFICIENCY[runtime.precision], runtime)
-    conditional = bool(facts.columns)
     run = RunConfig(steps=steps, budget=budget, seed=seed, held_examples=min(facts.held, 64))
     if budget is not None:
         # The first preview within a minute, half a dozen over the run.
@@ -58,7 +57,7 @@ def recipe(
         model=ModelConfig(sigma_data=round(facts.std, 4)),
         optim=OptimConfig(batch=min(32, max(8, facts.examples))),
         run=run,
-        sample=SampleConfig(guidance=1.5 if conditional else 1.0),
+        sample=SampleConfig(guidance=2.0, reference="weak", guidance_low=-3.0),
     )
     nets = {width: replace(config, net=image_net(facts.shape, width)) for width in WIDTHS}
     width = max(w for w, c in nets.items() if reach(c, facts, speed).examples >= WIDTHS[w])

@@ -7,6 +7,7 @@ conditions nobody asked for are drawn jointly from them.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fromnoise.build import build_denoiser
 from fromnoise.checkpoint import load, part, save
@@ -37,8 +39,17 @@ class Release:
     columns: tuple[Column, ...]
     rows: Cond
     config: Config
+    weak: ModelDenoiser | None = None
+    """The same network with an early average of its weights, which autoguidance pushes away from."""
     digest: str
     """Hash of weights and header: what a sample's recipe names as its model."""
+
+    def to(self, device: torch.device) -> Release:
+        """Moves its networks; returns itself."""
+        for denoiser in (self.denoiser, self.weak):
+            if denoiser is not None:
+                denoiser.to(device)
+        return self
 
     def conditions(self, where: Mapping[str, str | float], seed: int, indices: range) -> Cond:
         """The conditions of samples `indices` under `seed`: those named by `where`, the others from a training row.
@@ -118,6 +129,14 @@ def save_release(
     save(path, tensors, meta)
 
 
+def publish(best: Path, model: Path, weak: Mapping[str, Tensor] | None) -> None:
+    """Writes the best release as the run's own, with the early average that may guide it."""
+    tensors, meta = load(best)
+    if weak is None and meta["config"]["sample"]["reference"] == "weak":
+        meta["config"]["sample"] |= {"guidance": 1.0, "reference": "null"}
+    save(model, tensors | {f"weak/{k}": v for k, v in (weak or {}).items()}, meta)
+
+
 def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nullcontext) -> Release:
     """Reads a release on the CPU.  Raises FromNoiseError for a file that is missing, cut or of a later format."""
     tensors, meta = load(path)
@@ -126,11 +145,17 @@ def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nu
 
     config, codec = from_json(meta["config"]), codec_from_json(meta["codec"])
     columns = tuple(Column(**{**c, "labels": tuple(c["labels"])}) for c in meta["columns"])
-    denoiser = build_denoiser(config, columns, codec.shape[0], len(codec.shape) - 1, autocast).eval()
-    denoiser.load_state_dict(part(tensors, "weights/"))
+    denoiser = build_denoiser(config, columns, codec.shape[0], len(codec.shape) - 1, autocast)
+    denoiser.eval().requires_grad_(False).load_state_dict(part(tensors, "weights/"))
+    weak = None
+    if early := part(tensors, "weak/"):
+        weak = copy.deepcopy(denoiser)
+        weak.load_state_dict(early)
     values = part(tensors, "rows/")
     rows = Cond(values, part(tensors, "present/"), len(next(iter(values.values()), ())))
-    return Release(denoiser=denoiser, codec=codec, columns=columns, rows=rows, config=config, digest=file_digest(path))
+    return Release(
+        denoiser=denoiser, codec=codec, columns=columns, rows=rows, config=config, weak=weak, digest=file_digest(path)
+    )
 
 
 def file_digest(path: Path) -> str:

@@ -30,12 +30,14 @@ class Step:
     evaluations: int
 
 
-class _Counted:
+class Counted:
+    """A denoiser that counts the examples it was asked about."""
+
     def __init__(self, denoise: Denoiser) -> None:
-        self.denoise, self.process, self.calls = denoise, denoise.process, 0
+        self.denoise, self.process, self.asked = denoise, denoise.process, 0
 
     def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Posterior:
-        self.calls += 1
+        self.asked += len(x_t)
         return self.denoise(x_t, t, cond, s)
 
 
@@ -49,12 +51,12 @@ def sample(
     """
     if stepper.order > 1 and not denoise.process.continuous:
         raise FromNoiseError(f"{type(stepper).__name__} needs continuous data: sample discrete data with DDIM().")
-    counted = _Counted(denoise)
+    counted = Counted(denoise)
     state = stepper.init(x)
     times = [as_time(t, x) for t in grid]
     for t, s in pairwise(times):
         x, post, state = _move(counted, stepper, x, t, s, cond, state, rng)
-        yield Step(x=x, post=post, t=t, s=s, evaluations=counted.calls)
+        yield Step(x=x, post=post, t=t, s=s, evaluations=counted.asked // len(x))
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ and rolls back a run that has blown up.  Only the rollback touches the weights, 
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,14 +19,15 @@ import numpy as np
 from fromnoise import checkpoint
 from fromnoise.checkpoint import writing
 from fromnoise.codec import Codec
+from fromnoise.codec.augment import COLUMN as AUGMENTATION
 from fromnoise.cond import Column, Cond
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import reconstruct
 from fromnoise.folder import RunFolder
 from fromnoise.generate import generate
-from fromnoise.release import Release, save_release
+from fromnoise.release import Release, publish, save_release
 from fromnoise.runtime import from_main
-from fromnoise.sheet import sheet
+from fromnoise.sheet import save_sheet, sheet
 from fromnoise.trainer import Skipped, Stepped, Trainer, held_out_loss
 from fromnoise.types import FromNoiseError
 
@@ -89,11 +89,14 @@ class Session:
         self.trainer, self.folder, self.codec, self.held, self.rows = trainer, folder, codec, held, rows
         self.runtime, self.config = trainer.runtime, trainer.config
         conditioner = trainer.denoiser.conditioner
-        self.columns: tuple[Column, ...] = (*conditioner.columns, *conditioner.map_columns)
+        everything: tuple[Column, ...] = (*conditioner.columns, *conditioner.map_columns)
+        self.columns = tuple(column for column in everything if column != AUGMENTATION)
         self.best = math.inf
         self.evaluated = self.previews = self.logged = 0
         self.saved_at = self.previewed_at = trainer.elapsed()
-        self.cost = {"measure": 0.0, "preview": 0.0, "save": 0.0}
+        # What each took the last time, in seconds.
+        self.cost = {"step": 0.0, "measure": 0.0, "preview": 0.0, "save": 0.0}
+        self.ready = trainer.clock()
 
     # ---- going on and keeping -----------------------------------------------------------------------------------
 
@@ -132,6 +135,7 @@ class Session:
         """Trains to the end of the run and writes the release; ends early, with everything saved, on Ctrl-C."""
         with _interrupt() as asked:
             for event in self.trainer.run():
+                self.cost["step"] = self.trainer.clock() - self.ready
                 yield event
                 self._log(event)
                 if isinstance(event, Skipped):
@@ -143,6 +147,7 @@ class Session:
                     self.save()
                     yield Stopped(step=event.step)
                     return
+                self.ready = self.trainer.clock()
             yield from self._finish()
 
     def _watch(self, progress: float) -> Iterator[Event]:
@@ -159,7 +164,15 @@ class Session:
             self.previewed_at = self.trainer.elapsed()
         if self.trainer.elapsed() - self.saved_at > self.config.run.save_every:
             self.save()
-        self.trainer.reserve = (len(EMA_CHOICES) + 1) * self.cost["measure"] + self.cost["preview"] + self.cost["save"]
+        self.trainer.reserve = self.reserve()
+
+    def reserve(self) -> float:
+        """Seconds of a budget that the last step must leave, by what everything took the last time.
+
+        Half a step is among them: a run ends with the step that ends nearest to its budget.
+        """
+        ending = (len(EMA_CHOICES) + 1) * self.cost["measure"] + self.cost["preview"] + self.cost["save"]
+        return ending + self.cost["step"] / 2
 
     def _moment(self, progress: float) -> int:
         """How many of the run's held-out evaluations are due; rounded, as 3/10·10 is a little less than 3."""
@@ -189,10 +202,7 @@ class Session:
         return True
 
     def _snapshot(self) -> None:
-        # The moments are fixed in advance, so that a run that was killed and resumed has the same snapshots.
-        moments = self.config.run.held_evaluations
-        due = self.evaluated * SNAPSHOTS // moments > (self.evaluated - 1) * SNAPSHOTS // moments
-        if due and 4 * self.evaluated >= moments:
+        if snapshot_due(self.evaluated, self.config.run.held_evaluations):
             checkpoint.save_snapshot(self.folder.ema, self.trainer.ema, self.trainer.position.updates)
 
     def _preview(self) -> Previewed:
@@ -206,12 +216,14 @@ class Session:
                 config=self.config,
                 digest="",
             )
-            quick = replace(self.config.sample, sampler="multistep", steps=10, guidance=1.0)
+            quick = self.config.sample
+            if not self.config.model.flow_map:
+                quick = replace(quick, sampler="multistep", steps=10, guidance=1.0)
             samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
             path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
-                sheet(samples.pictures()).save(path)
+                save_sheet(sheet(samples.pictures()), path)
         return Previewed(step=self.trainer.position.step, path=path)
 
     def _roll_back(self) -> RolledBack:
@@ -243,10 +255,9 @@ class Session:
             self._offer(twin, mean_loss(held_out_loss(twin, self.trainer.objective, self.trainer.data, self.held)))
         if not self.folder.best.exists():
             raise FromNoiseError("The held-out loss was never a finite number: look at the data with fromnoise doctor.")
-        with writing(self.folder.model):
-            temporary = self.folder.path / ".model.safetensors.tmp"
-            shutil.copyfile(self.folder.best, temporary)
-            temporary.replace(self.folder.model)
+        # The first snapshot, of a quarter of the run, is the weaker model of autoguidance.
+        weak = min(snapshots, key=lambda s: (s.step, -s.sigma_rel)).load() if len(snapshots) > 4 else None
+        publish(self.folder.best, self.folder.model, weak)
         yield self._preview()
 
     def _log(self, event: Stepped | Skipped) -> None:
@@ -262,6 +273,15 @@ class Session:
         begun = self.trainer.clock()
         yield
         self.cost[what] = self.trainer.clock() - begun
+
+
+def snapshot_due(evaluated: int, moments: int) -> bool:
+    """Whether the averages are kept at held-out evaluation `evaluated` of `moments`.
+
+    Fixed in advance, so that a run that was killed and resumed has the same snapshots.
+    """
+    spread = evaluated * SNAPSHOTS // moments > (evaluated - 1) * SNAPSHOTS // moments
+    return spread and 4 * evaluated >= moments
 
 
 def mean_loss(levels: list[tuple[float, float]]) -> float:

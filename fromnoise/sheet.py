@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from fromnoise.codec.imagefile import SHEET_KEY
 
 _PAPER = (245, 245, 245)
 _INK = (40, 40, 40)
@@ -50,6 +53,13 @@ def strip(steps: Sequence[np.ndarray], scale: int | None = None, gap: int = 4) -
     """The way from noise to data: `steps` are batches (n, h, w, 3) uint8; rows are examples, columns are steps."""
     frames = np.stack(list(steps), axis=1)
     return sheet(frames.reshape(-1, *frames.shape[2:]), columns=frames.shape[1], scale=scale, gap=gap)
+
+
+def save_sheet(page: Image.Image, path: Path) -> None:
+    """Writes a PNG that says of itself that it is a sheet, so that a folder of samples can be data again."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text(SHEET_KEY, "made of other pictures")
+    page.save(path, "PNG", pnginfo=info)
 
 
 def _squarish(n: int, height: int, width: int) -> int:

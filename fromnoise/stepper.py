@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
@@ -115,14 +116,19 @@ class Multistep:
         level, moved = logsnr(t) / 2, s < t
         best = kept_post = post
         if state is not None:
-            h, h_prev = logsnr(s) / 2 - level, level - state.level
-            usable = moved & torch.isfinite(h) & (state.reached == t) & (h_prev > 0)
-            best = state.post.lerp(post, 1 + torch.where(usable, h / (2 * h_prev), 0.0))
+            usable = moved & (state.reached == t)
+            best = state.post.lerp(post, 1 + torch.where(usable, extrapolation(state.level, level, logsnr(s) / 2), 0.0))
             # An element that stays keeps its past.
             kept = ~moved & (state.reached == t)
             kept_post, level = post.pin(state.post.x0, kept), torch.where(kept, state.level, level)
         x_s = denoise.process.reverse(x_t, best, t, s, rng, self.churn)
         return x_s, post, History(kept_post, level, s)
+
+
+def extrapolation(prev: Tensor, level: Tensor, to: Tensor) -> Tensor:
+    """h/(2·h_prev) of the multistep move between half log-SNRs; 0 where there is no past to use or h = ∞."""
+    h, h_prev = to - level, level - prev
+    return torch.where(torch.isfinite(h) & (h_prev > 0), h / (2 * h_prev), 0.0)
 
 
 def mean(post: Posterior) -> Mean:

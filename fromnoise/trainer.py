@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoint import part
+from fromnoise.codec.augment import augmented
 from fromnoise.cond import Cond
 from fromnoise.config import Config
 from fromnoise.denoise import ModelDenoiser
@@ -27,6 +27,7 @@ from fromnoise.optim import make_optimizer, pack_optimizer, schedule, set_lr, un
 from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime, all_sum, all_sum_gradients, from_main
 from fromnoise.sample import as_time
+from fromnoise.shuffle import shuffled
 from fromnoise.types import FromNoiseError
 
 HELD_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -141,7 +142,7 @@ class Trainer:
         everyone = order(self.indices, step, optim.batch, self.config.run.seed)
         for places in chunks(mine, optim.micro or optim.batch):
             examples = everyone[places.start : places.stop]
-            values = self._losses(step, places, examples)
+            values = self._losses(step, places, examples, progress)
             (values.sum() / optim.batch).backward()
             total += float(values.detach().double().sum()) / optim.batch
             bad += examples[~torch.isfinite(values.detach()).cpu().numpy()].tolist()
@@ -168,14 +169,17 @@ class Trainer:
         self.position = replace(self.position, updates=updates + 1)
         return Stepped(step=step + 1, progress=progress, seconds=seconds, loss=loss, gradient=norm, rate=rate)
 
-    def _losses(self, step: int, places: range, examples: np.ndarray) -> Tensor:
+    def _losses(self, step: int, places: range, examples: np.ndarray, progress: float) -> Tensor:
         device = self.runtime.device
         salt = ("train", step, self.position.rollbacks)
         rng = Rng.of(self.config.run.seed, places, *salt, total=self.config.optim.batch)
-        x0, cond = self.data.x0(examples).to(device), self.data.cond(examples).drop(self.config.loss.drop, rng)
+        x0, cond = self.data.x0(examples), self.data.cond(examples).drop(self.config.loss.drop, rng)
+        if self.config.loss.augment:
+            x0, cond = augmented(x0, cond, self.config.loss.augment, rng, self.config.loss.augment_flip)
+        x0 = x0.to(device)
         if x0.ndim == 4:
             x0 = x0.to(memory_format=torch.channels_last)
-        return self.objective(self.denoiser, x0, cond.to(device), rng).value
+        return self.objective(self.denoiser, x0, cond.to(device), rng, progress).value
 
     # ---- what is kept -------------------------------------------------------------------------------------------
 
@@ -231,16 +235,8 @@ def order(indices: np.ndarray, step: int, batch: int, seed: int) -> np.ndarray:
     n = len(indices)
     places = np.arange(step * batch, (step + 1) * batch)
     return np.concatenate(
-        [
-            indices[permutation(n, int(epoch), seed)[places[places // n == epoch] % n]]
-            for epoch in np.unique(places // n)
-        ]
+        [indices[shuffled(places[places // n == epoch] % n, n, seed, int(epoch))] for epoch in np.unique(places // n)]
     )
-
-
-@lru_cache(maxsize=2)
-def permutation(n: int, epoch: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def share(batch: int, rank: int, world: int) -> range:

@@ -8,7 +8,6 @@ import json
 import os
 import struct
 import tarfile
-import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from datafiles import RNG, fill, many, noise, pack, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -27,26 +27,11 @@ from fromnoise.data.doctor import diagnose
 from fromnoise.data.image import MAX_PIXELS, decode, probe
 from fromnoise.data.scan import Listing, scan
 from fromnoise.data.size import target_size
-from fromnoise.data.splits import HELD_OUT_MOST, assign, folder_roles, hash_split
+from fromnoise.data.splits import HELD_OUT_MOST, OPEN, TEST, TRAIN, VAL, assign, folder_roles, hash_split
+from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Unreadable
 from fromnoise.errors import FromNoiseError
-
-RNG = np.random.default_rng(0)
-
-
-def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
-    return RNG.integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A PNG of 8 or 16 bits and 1 to 4 channels, written from the specification."""
-    height, width, channels = pixels.shape
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.astype(pixels.dtype.newbyteorder(">")).tobytes() for row in pixels)
-    head = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, colour, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    parts = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+from fromnoise.generate import Samples
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -55,24 +40,18 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     return out.getvalue()
 
 
-def fill(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return folder
-
-
-def many(n: int, *shape: int) -> dict[str, bytes]:
-    return {f"{i:03}.png": png(noise(*(shape or (8, 8, 3)))) for i in range(n)}
-
-
 def opened(source, tmp_path: Path, **options) -> Dataset:
     return open_dataset(source, cache_dir=tmp_path / "cache", **options)
 
 
 def samples(data: Dataset) -> np.ndarray:
     return data.codec.decode(data.x0(np.arange(len(data))))
+
+
+def hashes(contents: list[int]) -> np.ndarray:
+    """(n, 2) uint64, as a scan gives them."""
+    digests = b"".join(blake2b(str(c).encode(), digest_size=16).digest() for c in contents)
+    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
 
 
 def reasons(listing: Listing) -> dict[str, str]:
@@ -201,25 +180,11 @@ def test_a_bomb_is_never_decoded(tmp_path, monkeypatch):
     fill(tmp_path, {"bomb.png": bomb, "good.png": png(noise(8, 8, 3))})
     monkeypatch.setattr("fromnoise.data.listing.decode", lambda *_: pytest.fail("scan decodes nothing"))
     listing = scan(tmp_path)
-    assert len(listing.items) == 1 and "231 megapixels" in reasons(listing)["bomb.png"]
+    assert len(listing) == 1 and "231 megapixels" in reasons(listing)["bomb.png"]
     assert 25e6 <= MAX_PIXELS <= 51e6
 
 
 # ---------------------------------------------------------------- sources
-
-
-def pack(kind: str, files: dict[str, bytes], path: Path) -> Path:
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in files.items():
-                archive.writestr(name, data)
-    else:
-        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
-            for name, data in sorted(files.items()):
-                info = tarfile.TarInfo(name if name.startswith(("/", "..")) else f"./{name}")  # as `tar c .` does
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
@@ -317,11 +282,12 @@ def test_a_folder_of_idx_files_is_one_set_with_labels_and_split(zipped, tmp_path
     if zipped:
         files = {f"{name}.gz": gzip.compress(data) for name, data in files.items()}
     data = opened(fill(tmp_path / "idx", files), tmp_path)
-    train, test = data.indices("train"), data.indices("test")
-    np.testing.assert_array_equal(samples(data)[train][..., 0], x[:20])
+    train, val, test = (data.indices(split) for split in ("train", "val", "test"))
+    ours = np.sort(np.concatenate([train, val]))
+    np.testing.assert_array_equal(samples(data)[ours][..., 0], x[:20])
     np.testing.assert_array_equal(samples(data)[test][..., 0], x[20:])
-    assert data.columns[0].name == "label" and data.cond(train).values["label"].tolist() == y[:20].tolist()
-    np.testing.assert_array_equal(data.indices("val"), test)
+    assert data.columns[0].name == "label" and data.cond(ours).values["label"].tolist() == y[:20].tolist()
+    assert len(train) > len(val) > 0
 
 
 def test_an_idx_file_that_lies_about_its_length_is_skipped(tmp_path):
@@ -367,8 +333,21 @@ def test_captions_beside_images_and_notes_without(tmp_path):
 @pytest.mark.parametrize(("name", "n", "shape"), [("digits", 1797, (1, 8, 8)), ("emoji", 1911, (4, 64, 64))])
 def test_the_bundled_sets(name, n, shape):
     listing = scan(name)
-    assert len(listing.items) == n
+    assert len(listing) == n
     assert (listing.channels, *target_size(listing.sizes)) == shape
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_first_without_saying_so_is_refused_and_names_the_flag(channels, tmp_path):
+    array = noise(6, channels, 20, 24)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", samples=array)
+    for source in (array, tmp_path / "a.npy", tmp_path / "b.npz"):
+        with pytest.raises(FromNoiseError, match="--channels-first") as caught:
+            scan(source)
+        assert "\n" not in str(caught.value)
+        assert scan(source, channels_first=True).channels == channels
+    assert scan(noise(6, channels, 20, 3)).sizes == {(channels, 20): 6}, "pictures of few rows"
 
 
 # ---------------------------------------------------------------- what is wrong
@@ -393,13 +372,35 @@ def test_every_file_left_out_is_named_with_its_reason(tmp_path):
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling.png")
     os.symlink(tmp_path, tmp_path / "loop")
     listing = scan(tmp_path)
-    used = {item.name for item in listing.items}
+    used = set(listing.names(range(len(listing))))
     assert used == {"000.png", "001.png", "002.png", "image-without-suffix"}
     assert set(reasons(listing)) == (set(files) | {"link.png", "dangling.png", "loop"}) - used - {".hidden.png"}
     assert "exact duplicate" in reasons(listing)["link.png"]
     text = diagnose(listing)
     for name, reason in reasons(listing).items():
         assert f"{name}: {reason}" in text.split("skipped (")[1]
+
+
+def test_a_sheet_beside_samples_is_no_example(tmp_path):
+    data = opened("digits", tmp_path)
+    samples_ = Samples(
+        samples=samples(data)[:5], index=np.arange(5), seed=0, cond={}, recipe={"seed": 0}, codec=data.codec
+    )
+    for name in ("folder", "packed.zip"):
+        listing = scan(samples_.save(tmp_path / name))
+        assert len(listing) == 5 and listing.sizes == {(8, 8): 5}
+        assert "fromnoise wrote" in reasons(listing)["sheet.png"]
+
+
+def test_many_links_are_counted_and_three_are_named(tmp_path):
+    fill(tmp_path / "set", many(3))
+    for i in range(40):
+        os.symlink(tmp_path / "set" / "000.png", tmp_path / "set" / f"link-{i:02}.png")
+    data = opened(tmp_path / "set", tmp_path)
+    (note,) = [note for note in data.notes if "skipped" in note]
+    for text in (note, diagnose(data.listing)):
+        assert "40 links" in text and "link-02.png" in text and "link-03.png" not in text
+    assert len(reasons(data.listing)) == 40, "run.json still lists each"
 
 
 @pytest.mark.parametrize(
@@ -501,7 +502,7 @@ def test_mixed_sizes_become_one_and_are_said(tmp_path):
 
 def test_the_rule_of_columns():
     role = {
-        name: columns.profile(name, values).role
+        name: columns.profile(name, Texts.of(values)).role
         for name, values in {
             "few": ["a", "b"] * 10,
             "rare": ["a", "b", "c", "d"],
@@ -522,7 +523,7 @@ def test_the_rule_of_columns():
 
 
 def test_numbers_are_standardised_by_the_training_rows_and_gaps_are_absent():
-    values = [str(v) for v in range(40)] + [""]
+    values = Texts.of([*map(str, range(40)), ""])
     train = np.arange(41) < 20
     encoded = columns.encode(columns.profile("age", values), values, train)
     assert encoded.column.mean == 9.5 and (encoded.column.low, encoded.column.high) == (0, 19)
@@ -540,28 +541,27 @@ def test_a_wrong_column_names_the_right_ones(tmp_path):
 
 
 def test_folders_are_splits_classes_and_paths():
-    names = ["top/train/cat/a/1.png", "top/train/dog/2.png", "top/test/cat/a/3.png", "top/extra/4.png"]
-    splits, classes, folders = folder_roles(names)
-    assert splits == ["train", "train", "test", None]
+    splits, classes, folders = folder_roles(["top/train/cat/a", "top/train/dog", "top/test/cat/a", "top/extra"])
+    assert splits == [TRAIN, TRAIN, TEST, OPEN]
     assert classes == ["cat", "dog", "cat", "extra"] and folders == ["cat/a", "dog", "cat/a", "extra"]
-    assert folder_roles(["vehicles/train/1.png", "vehicles/car/2.png"])[0] == [None, None], "a class called train"
+    assert folder_roles(["vehicles/train", "vehicles/car"])[0] == [OPEN, OPEN], "a class called train"
 
 
 @given(st.lists(st.integers(0, 200), min_size=2, max_size=400))
 @settings(max_examples=50)
 def test_the_hash_split_keeps_copies_together_and_both_sides_filled(contents):
-    digests = [blake2b(str(c).encode()).digest() for c in contents]
+    digests = hashes(contents)
     held = hash_split(digests)
-    sides = {digest: {bool(h) for d, h in zip(digests, held, strict=True) if d == digest} for digest in digests}
+    sides = {c: {bool(h) for d, h in zip(contents, held, strict=True) if d == c} for c in contents}
     assert all(len(side) == 1 for side in sides.values())
     if len(sides) > 1:
         assert held.any() and not held.all()
     order = RNG.permutation(len(digests))
-    np.testing.assert_array_equal(hash_split([digests[i] for i in order]), held[order])
+    np.testing.assert_array_equal(hash_split(digests[order]), held[order])
 
 
 def test_the_hash_split_is_a_tenth_and_no_more_than_its_limit():
-    digests = [RNG.bytes(16) for _ in range(80_000)]
+    digests = RNG.integers(0, 1 << 64, (80_000, 2), dtype=np.uint64)
     assert 900 < hash_split(digests[:10_000]).sum() < 1_100
     assert hash_split(digests).sum() == HELD_OUT_MOST
 
@@ -569,16 +569,26 @@ def test_the_hash_split_is_a_tenth_and_no_more_than_its_limit():
 def test_named_splits_are_kept_and_leaks_are_said(tmp_path):
     same = png(noise(8, 8, 1))
     files = {f"{s}/{i}.png": png(noise(8, 8, 1)) for s in ("train", "test") for i in range(4)}
-    data = opened(fill(tmp_path, files | {"train/x.png": same, "test/y.png": same}), tmp_path / "c")
-    assert len(data.indices("train")) == 5 and len(data.indices("val")) == len(data.indices("test")) == 5
+    files |= {"train/x.png": same, "test/y.png": same, "val/z.png": png(noise(8, 8, 1))}
+    data = opened(fill(tmp_path, files), tmp_path / "c")
+    assert [len(data.indices(split)) for split in ("train", "val", "test")] == [5, 1, 5]
     assert any("1 of those held out are exact copies" in note for note in data.notes)
     assert data.columns == (), "a split is no class"
+
+
+def test_the_best_model_is_not_chosen_on_a_named_test_set():
+    named, digests = np.array([TRAIN] * 300 + [TEST] * 50), hashes([*range(250), *range(50), *range(1000, 1050)])
+    splits, why = assign(named, digests)
+    np.testing.assert_array_equal(splits == TEST, named == TEST)
+    assert 10 < (splits == VAL).sum() < 60 and "for validation" in why and "copies" not in why
+    assert {*map(bytes, digests[splits == VAL])}.isdisjoint(map(bytes, digests[splits == TRAIN]))
+    assert "flatters" in assign(np.array([TRAIN, TEST, TEST]), hashes([0, 1, 2]))[1], "one example cannot be divided"
 
 
 def test_one_image_is_a_usable_set(tmp_path):
     data = opened(fill(tmp_path, {"a.png": png(noise(8, 8, 1))}), tmp_path / "c")
     assert [data.indices(s).tolist() for s in ("train", "val", "test")] == [[0], [0], [0]]
-    assert assign([None, None], [b"a", b"b"])[0].tolist().count("val") == 1
+    assert (assign(np.full(2, OPEN), hashes([0, 1]))[0] == VAL).sum() == 1
 
 
 # ---------------------------------------------------------------- the cache
@@ -595,7 +605,7 @@ def test_a_second_opening_decodes_nothing_and_a_killed_build_is_not_taken_for_wh
     monkeypatch.setattr(store, "_write", killed)
     with pytest.raises(KeyboardInterrupt):
         opened(folder, tmp_path)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.name != "index"] == []
     monkeypatch.setattr(store, "_write", write)
     first = samples(opened(folder, tmp_path))
     monkeypatch.setattr(store, "_write", lambda *_: pytest.fail("built twice"))
@@ -608,7 +618,7 @@ def test_builds_at_once_agree(tmp_path):
         sets = list(pool.map(lambda _: samples(opened(folder, tmp_path)), range(4)))
     for other in sets[1:]:
         np.testing.assert_array_equal(other, sets[0])
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*/meta.json"))) == 1
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):

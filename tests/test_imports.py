@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fromnoise"
 
 # A name is a file or a folder; inside a folder any order without cycles will do.
 LINES = (
-    "version errors types rng cond config",
+    "version errors types rng shuffle cond config",
     "codec data",
     "sheet",
     "path target posterior process",
@@ -26,11 +26,11 @@ LINES = (
     "denoise",
     "guide observe grid stepper sample",
     "density objectives build",
-    "runtime optim ema checkpoint trainer",
-    "release folder generate session",
-    "edit distill",
-    "evaluate explain report appraise",
-    "recipes prepare api",
+    "runtime memory optim ema checkpoint trainer",
+    "release folder generate gridsearch session",
+    "edit",
+    "evaluate explain report appraise fewsteps",
+    "recipes prepare distill api forecast",
     "serve export display cli",
     "__init__ __main__",
 )

@@ -29,6 +29,10 @@ class Codec(Protocol):
         """One raw example in the form that is cached; costly, done once."""
         ...
 
+    def store_many(self, raws: np.ndarray) -> np.ndarray:
+        """`store` of several raw examples of one shape."""
+        ...
+
     def encode(self, stored: np.ndarray) -> Float[Tensor, "b c *d"]:
         """A cached batch as x0, float32; cheap, done every step."""
         ...

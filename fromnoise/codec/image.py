@@ -1,6 +1,6 @@
 """Images: raw (h, w, c) <-> x0 (c, h, w).
 
-    x0 = 2·(v - low)/(high - low) - 1,   v = low + (x0 + 1)·(high - low)/2, rounded and clipped for integers.
+    x0 = (v - (low + high)/2) / ((high - low)/2),   v = low + (x0 + 1)·(high - low)/2, rounded and clipped for integers.
 
 With opacity a (grey-alpha, RGBA) colours are premultiplied, v = colour·a, so that what is invisible is zero and a
 scaled edge mixes what is seen (Porter and Duff, 1984); `decode` divides by the alpha that it rounds to.  In 8 and 16
@@ -82,11 +82,21 @@ class ImageCodec:
 
         Another size is scaled to cover, with antialiasing (Lanczos), and cut around the centre.
         """
-        assert raw.ndim == 3 and 0 not in raw.shape, raw.shape
-        if raw.shape[2] != self.channels:
+        return self.store_many(raw[None])[0]
+
+    def store_many(self, raws: np.ndarray) -> np.ndarray:
+        """`store` of (n, h, w, c); at once where no image has to be scaled."""
+        assert raws.ndim == 4 and 0 not in raws.shape, raws.shape
+        if raws.shape[1:3] == (self.height, self.width):
+            return self._stored(raws)
+        return np.stack([self._stored(raw) for raw in raws])
+
+    def _stored(self, raw: np.ndarray) -> np.ndarray:
+        """(…, h, w, c) of the codec's size, or one image (h, w, c) of another."""
+        if raw.shape[-1] != self.channels:
             raw = _convert(raw, self.channels)
         raw = _deepen(raw, self.dtype)
-        same_size = raw.shape[:2] == (self.height, self.width)
+        same_size = raw.shape[-3:-1] == (self.height, self.width)
         if same_size and not self.alpha:
             return raw.astype(self.stored_dtype)
         # One channel at a time: a large image in float32 would otherwise be in memory four times over.
@@ -103,9 +113,13 @@ class ImageCodec:
         return _to_integer(image, self.dtype).astype(self.stored_dtype)
 
     def encode(self, stored: np.ndarray) -> Float[Tensor, "b c h w"]:
-        """(b, h, w, c) as stored -> x0, float32, within [-1, 1] for values within [low, high]."""
-        scaled = (torch.from_numpy(np.ascontiguousarray(stored, dtype=np.float64)) - self.low) / self._span
-        return (2 * scaled - 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        """(b, h, w, c) as stored -> x0, float32, channels last in memory; values in [low, high] are within [-1, 1]."""
+        # In 16 bits and fewer both differences are exact in float32, so the quotient is rounded once.
+        exact = stored.dtype.kind in "biu" and stored.dtype.itemsize <= 2
+        values = torch.from_numpy(stored.astype(np.float32 if exact else np.float64))
+        values -= (self.low + self.high) / 2
+        values /= self._span / 2
+        return values.float().permute(0, 3, 1, 2)
 
     def decode(self, x0: Float[Tensor, "b c h w"]) -> np.ndarray:
         """x0 -> (b, h, w, c) in the data's dtype and range; alpha divided out, colour 0 where alpha is 0."""
@@ -174,18 +188,18 @@ def _deepen(raw: np.ndarray, dtype: str) -> np.ndarray:
 
 def _convert(raw: np.ndarray, channels: int) -> np.ndarray:
     """Between grey, grey-alpha, RGB and RGBA; alpha that the target lacks is laid over white."""
-    assert raw.dtype in (np.uint8, np.uint16) and max(raw.shape[2], channels) <= 4, (raw.shape, raw.dtype, channels)
+    assert raw.dtype in (np.uint8, np.uint16) and max(raw.shape[-1], channels) <= 4, (raw.shape, raw.dtype, channels)
     white = np.iinfo(raw.dtype).max
-    has_alpha, want_alpha = raw.shape[2] in (2, 4), channels in (2, 4)
+    has_alpha, want_alpha = raw.shape[-1] in (2, 4), channels in (2, 4)
     colour, alpha = (raw[..., :-1], raw[..., -1:]) if has_alpha else (raw, np.full_like(raw[..., :1], white))
     if has_alpha and not want_alpha:
         opacity = alpha.astype(np.float32) / white
         colour = _to_integer(colour * opacity + white * (1 - opacity), str(raw.dtype))
-    if channels >= 3 and colour.shape[2] == 1:
-        colour = colour.repeat(3, axis=2)
-    if channels <= 2 and colour.shape[2] == 3:
+    if channels >= 3 and colour.shape[-1] == 1:
+        colour = colour.repeat(3, axis=-1)
+    if channels <= 2 and colour.shape[-1] == 3:
         colour = _to_integer(colour @ _GREY, str(raw.dtype))[..., None]
-    return np.concatenate([colour, alpha], axis=2) if want_alpha else colour
+    return np.concatenate([colour, alpha], axis=-1) if want_alpha else colour
 
 
 def _to_integer(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from fromnoise.errors import FromNoiseError
 
 _KEY = "fromnoise"
+SHEET_KEY = "fromnoise-sheet"  # the PNG text chunk of a picture made of pictures, which is no example
 
 
 def save(path: Path, sample: np.ndarray, *, alpha: bool, recipe: Mapping[str, object]) -> Path:

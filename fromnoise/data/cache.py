@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -17,10 +18,10 @@ from fromnoise.codec.image import ImageCodec
 from fromnoise.cond import Column, Cond
 from fromnoise.data import columns as columns_
 from fromnoise.data.columns import Encoded
-from fromnoise.data.listing import Listing
+from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.scan import Progress, scan
 from fromnoise.data.size import target_size
-from fromnoise.data.splits import assign
+from fromnoise.data.splits import NAMES, TRAIN, assign
 from fromnoise.data.store import Stored, cached
 from fromnoise.data.tree import Skipped
 from fromnoise.errors import FromNoiseError
@@ -30,7 +31,8 @@ from fromnoise.errors import FromNoiseError
 class Dataset:
     """Examples 0..len-1 of one shape, with the columns that condition the model.
 
-    `fingerprint` names content, columns and splits; `notes` are the choices made, as sentences for the plan.
+    `fingerprint` names content, columns and splits; `notes` are the choices made, as sentences for the plan;
+    `splits` (n,) int8 are places in `splits.NAMES`.
     """
 
     codec: ImageCodec
@@ -44,17 +46,15 @@ class Dataset:
     stored: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.listing.items)
+        return len(self.listing)
 
     def indices(self, split: str) -> np.ndarray:
         """(n,) int64, the examples of train, val or test; of val and test one stands in for the other."""
-        assert split in ("train", "val", "test"), split
-        if len(np.unique(self.splits)) == 1:  # one distinct example: held out is what is trained on, as `notes` say
-            return np.arange(len(self))
-        found = np.flatnonzero(self.splits == split)
-        if len(found) == 0:
-            found = np.flatnonzero(self.splits != "train")
-        return found.astype(np.int64)
+        found = np.flatnonzero(self.splits == NAMES.index(split))
+        if len(found) in (0, len(self)):
+            found = np.flatnonzero(self.splits != TRAIN)
+        # One distinct example: held out is what is trained on, as `notes` say.
+        return found if len(found) else np.arange(len(self))
 
     def x0(self, indices: Sequence[int] | np.ndarray) -> Float[Tensor, "b c *d"]:
         """The examples, encoded: float32 in [-1, 1]."""
@@ -69,14 +69,19 @@ class Dataset:
 
     def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Where the examples come from: file names, with the row in brackets for arrays."""
-        return [self.listing.items[i].name for i in indices]
+        return list(self.listing.names(indices))
+
+    def split_rows(self) -> Iterator[tuple[str, str]]:
+        """Every (split, name), of one split after the other."""
+        for split in NAMES:
+            yield from ((split, name) for name in self.listing.names(self.indices(split)))
 
     def texts(self, column: str, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Any column of the data as its strings, "" where an example has none."""
         names = [profile.name for profile in self.listing.profiles]
         if column not in names:
             raise FromNoiseError(f"There is no column {column!r}: the columns are {', '.join(names) or 'none'}.")
-        return [self.listing.items[i].values.get(column, "") for i in indices]
+        return [self.listing.items.columns[column][int(i)] for i in indices]
 
 
 def open_dataset(
@@ -95,7 +100,9 @@ def open_dataset(
     defaults to the user's cache directory.  `progress` is called with (done, in all) while scanning and decoding.
     Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
     """
-    listing = source if isinstance(source, Listing) else scan(source, channels_first=channels_first, progress=progress)
+    listing = source
+    if not isinstance(listing, Listing):
+        listing = scan(listing, channels_first=channels_first, cache_dir=cache_dir, progress=progress)
     chosen, why = columns_.choose(listing.profiles, columns)
     height, width = target_size(listing.sizes, size)
     codec = ImageCodec.full_range(
@@ -103,9 +110,8 @@ def open_dataset(
     )
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
-    splits, split_note = assign([i.split for i in listing.items], [i.digest for i in listing.items])
-    train = splits == "train"
-    encoded = tuple(columns_.encode(profile, listing.column(profile.name), train) for profile in chosen)
+    splits, split_note = assign(listing.items.split, listing.items.digest)
+    encoded = tuple(columns_.encode(p, listing.items.columns[p.name], splits == TRAIN) for p in chosen)
     return Dataset(
         codec=codec.fitted(stored.low, stored.high),
         columns=tuple(e.column for e in encoded),
@@ -123,9 +129,10 @@ def _without_broken(listing: Listing, stored: Stored) -> Listing:
     """What decoding found out: files whose header is sound and whose pixels are not."""
     if not stored.broken:
         return listing
-    items = tuple(item for place, item in enumerate(listing.items) if place not in stored.broken)
-    skipped = [Skipped(name=listing.items[place].name, reason=why) for place, why in stored.broken.items()]
-    if not items:
+    items = listing.items.take(np.delete(np.arange(len(listing)), list(stored.broken)))
+    names = listing.names(list(stored.broken))
+    skipped = [Skipped(name=name, reason=why) for name, why in zip(names, stored.broken.values(), strict=True)]
+    if len(items) == 0:
         first = f"{skipped[0].name}: {skipped[0].reason}"
         raise FromNoiseError(f"No image of {listing.source} can be decoded ({first}): check or convert the files.")
     everything = tuple(sorted((*listing.skipped, *skipped), key=lambda file: file.name))
@@ -133,10 +140,14 @@ def _without_broken(listing: Listing, stored: Stored) -> Listing:
 
 
 def _fingerprint(listing: Listing) -> str:
-    digest = blake2b(digest_size=16)
-    for item in listing.items:
-        digest.update(item.digest)
-        digest.update(repr((item.split, sorted(item.values.items()))).encode())
+    items, digest = listing.items, blake2b(digest_size=16)
+    digest.update(np.ascontiguousarray(items.digest).data)
+    digest.update(items.split.data)
+    for name in sorted(items.columns):
+        texts = items.columns[name].ordered()
+        if len(texts.words) > 1:
+            digest.update(json.dumps([name, texts.words]).encode())
+            digest.update(texts.codes.data)
     return digest.hexdigest()
 
 
@@ -155,4 +166,6 @@ def _size_note(listing: Listing, height: int, width: int) -> list[str]:
 def _skip_note(listing: Listing) -> list[str]:
     count = len(listing.skipped)
     what = "1 file is" if count == 1 else f"{count:,} files are"
-    return [f"{what} skipped: run.json lists each with its reason."] if count else []
+    links = links_note(listing.skipped)
+    among = f", among them {links}" if links else ""
+    return [f"{what} skipped{among}: run.json lists each with its reason."] if count else []

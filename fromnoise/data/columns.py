@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
 from fromnoise.cond import Column
+from fromnoise.data.texts import Texts
 from fromnoise.errors import FromNoiseError
 
 Role = Literal["class", "number", "text"]
@@ -56,27 +58,27 @@ class Encoded:
     present: np.ndarray
 
 
-def profile(name: str, values: Sequence[str]) -> Profile:
+def profile(name: str, values: Texts) -> Profile:
     """What the column `name` is, by the rule above.  A value of "" is absent."""
-    filled = [value for value in values if value]
-    distinct = set(filled)
-    numbers = [_number(value) for value in distinct]
-    numeric = bool(distinct) and None not in numbers
+    counts = values.counts()
+    filled = sum(counts.values())
+    numbers = [_number(value) for value in counts]
+    numeric = bool(counts) and None not in numbers
     finite = [number for number in numbers if number is not None and math.isfinite(number)]
     said = name.lower() in LABEL_NAMES
-    repeated = 2 <= len(distinct) <= _MOST_LABELS and len(filled) >= (2 if said else _EXAMPLES_A_LABEL) * len(distinct)
+    repeated = 2 <= len(counts) <= _MOST_LABELS and filled >= (2 if said else _EXAMPLES_A_LABEL) * len(counts)
     role: Role = "number" if numeric and finite else "text"
-    if repeated and (not numeric or said or len(distinct) <= _MOST_NUMERIC_LABELS):
+    if repeated and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
         role = "class"
     return Profile(
         name=name,
         role=role,
-        filled=len(filled),
-        distinct=len(distinct),
-        labels=tuple(sorted(distinct, key=_order)) if role == "class" else (),
+        filled=filled,
+        distinct=len(counts),
+        labels=tuple(sorted(counts, key=_order)) if role == "class" else (),
         low=min(finite) if role == "number" else 0.0,
         high=max(finite) if role == "number" else 0.0,
-        example=max(filled[:100], key=len)[:80] if filled else "",
+        example=max(islice(counts, 100), key=len, default="")[:80],
     )
 
 
@@ -119,15 +121,16 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
     return chosen, f"conditional on {', '.join(wanted)}, as asked." if wanted else "unconditional, as asked."
 
 
-def encode(profile: Profile, values: Sequence[str], train: np.ndarray) -> Encoded:
+def encode(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     """The column as a condition; `train` (n,) bool says which examples its mean and spread are taken from."""
     if profile.role == "class":
         place = {label: i for i, label in enumerate(profile.labels)}
-        codes = np.array([place.get(value, -1) for value in values], dtype=np.int64)
+        codes = np.array([place.get(word, -1) for word in values.words], dtype=np.int64)[values.codes]
         column = Column(name=profile.name, kind="class", labels=profile.labels)
         return Encoded(column=column, values=np.maximum(codes, 0), present=codes >= 0)
     assert profile.role == "number", "text is refused by choose"
-    parsed = np.array([float(value) if value else math.nan for value in values])
+    used = values.counts()
+    parsed = np.array([float(word) if word in used else math.nan for word in values.words])[values.codes]
     present = np.isfinite(parsed)
     seen = parsed[present & train] if (present & train).any() else parsed[present]
     column = Column(

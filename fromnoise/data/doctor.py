@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from fromnoise.data.columns import Profile, choose
-from fromnoise.data.listing import Item, Listing
+from fromnoise.data.image import Header
+from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.size import target_size
 from fromnoise.data.splits import assign
 
 _SHOWN = 5
+_LINKS = 10  # more links than that are counted and not listed
 _LONG = 3.0  # aspect ratio beyond which the centre cut loses most of the picture
 _FEW = 200
 _HOW = " (scaled to cover, antialiased, cut at the centre; --size N for another)"
@@ -22,23 +26,21 @@ def diagnose(listing: Listing) -> str:
 
 
 def _summary(listing: Listing) -> Iterator[str]:
-    yield f"{listing.source}: {_count(len(listing.items), 'example')}, {_count(len(listing.skipped), 'file')} skipped"
+    yield f"{listing.source}: {_count(len(listing), 'example')}, {_count(len(listing.skipped), 'file')} skipped"
     yield f"  size (h x w)  {_sizes(listing.sizes)}"
     yield f"  mode          {_counts(listing.modes)}"
     yield f"  dtype         {_counts(listing.dtypes)}"
-    yield "  split         " + assign([i.split for i in listing.items], [i.digest for i in listing.items])[
-        1
-    ].removeprefix("split ")
+    yield f"  split         {assign(listing.items.split, listing.items.digest)[1].removeprefix('split ')}"
     for profile in listing.profiles:
-        yield f"  column        {_column(profile, len(listing.items))}"
+        yield f"  column        {_column(profile, len(listing))}"
     if not listing.profiles:
         yield "  column        none"
 
 
 def _remarks(listing: Listing) -> Iterator[str]:
     remarks = [*listing.notes, *_duplicates(listing), *_odd(listing)]
-    if len(listing.items) < _FEW:
-        remarks.append(f"{_count(len(listing.items), 'example')}: a model will mostly remember them; more would help")
+    if len(listing) < _FEW:
+        remarks.append(f"{_count(len(listing), 'example')}: a model will mostly remember them; more would help")
     if remarks:
         yield "remarks"
         yield from (f"  {remark}" for remark in remarks)
@@ -55,38 +57,44 @@ def _skipped(listing: Listing) -> Iterator[str]:
     if not listing.skipped:
         return
     yield f"skipped ({len(listing.skipped):,})"
-    yield from (f"  {file.name}: {file.reason}" for file in listing.skipped)
+    links = sum(file.link for file in listing.skipped)
+    for file in listing.skipped:
+        if not file.link or links <= _LINKS:
+            yield f"  {file.name}: {file.reason}"
+    if links > _LINKS:
+        yield f"  {links_note(listing.skipped)}"
 
 
 def _duplicates(listing: Listing) -> Iterator[str]:
-    groups = listing.duplicates
+    groups = listing.duplicates()
     if groups:
-        extra = sum(len(names) - 1 for names in groups)
+        extra = sum(len(places) - 1 for places in groups)
         yield (
             f"{_count(extra, 'exact duplicate')} in {_count(len(groups), 'group')}, kept and on one side of the split: "
-            + "; ".join(" = ".join(names[:3]) for names in groups[:_SHOWN])
+            + "; ".join(" = ".join(listing.names(places[:3])) for places in groups[:_SHOWN])
             + ("; ..." if len(groups) > _SHOWN else "")
         )
-    links = sum("symbolic link" in file.reason or "a link to" in file.reason for file in listing.skipped)
-    if links:
-        yield f"{_count(links, 'link')} to other files of the set: exact duplicates, kept once"
+    if links := links_note(listing.skipped):
+        yield links
 
 
 def _odd(listing: Listing) -> Iterator[str]:
-    target = target_size(listing.sizes)
-    odd: dict[str, list[str]] = defaultdict(list)
-    mixed = len(listing.sizes) > 1
-    for item in listing.items:
-        for what in _oddities(item, target, mixed):
-            odd[what].append(item.name)
-    for what, names in odd.items():
-        more = ", ..." if len(names) > _SHOWN else ""
-        yield f"{_count(len(names), 'file')} {what}: {', '.join(names[:_SHOWN])}{more}"
+    target, mixed = target_size(listing.sizes), len(listing.sizes) > 1
+    odd: dict[str, list[int]] = defaultdict(list)
+    for code, header in enumerate(listing.items.headers):
+        for what in _oddities(header, target, mixed):
+            odd[what].append(code)
+    for what, codes in odd.items():
+        places = np.flatnonzero(np.isin(listing.items.header, codes))
+        if len(places):
+            more = ", ..." if len(places) > _SHOWN else ""
+            names = ", ".join(listing.names(places[:_SHOWN]))
+            yield f"{_count(len(places), 'file')} {what}: {names}{more}"
 
 
-def _oddities(item: Item, target: tuple[int, int], mixed: bool) -> Iterator[str]:
-    height, width = item.header.height, item.header.width
-    if item.header.more:
+def _oddities(header: Header, target: tuple[int, int], mixed: bool) -> Iterator[str]:
+    height, width = header.height, header.width
+    if header.more:
         yield "with several frames or pages, of which the first is used"
     if mixed and max(height, width) > _LONG * min(height, width):
         yield f"more than {_LONG:.0f} times as long as wide, of which the centre is used"
@@ -98,11 +106,10 @@ def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
     if len(sizes) == 1:
         ((height, width),) = sizes
         return f"{height} x {width}"
-    heights, widths = zip(*Counter(sizes).elements(), strict=True)
-    middle = len(heights) // 2
+    heights, widths = np.repeat(list(sizes), list(sizes.values()), axis=0).T
     return (
-        f"{len(sizes):,} different; height {min(heights)} to {max(heights)}, median {sorted(heights)[middle]}; "
-        f"width {min(widths)} to {max(widths)}, median {sorted(widths)[middle]}"
+        f"{len(sizes):,} different; height {heights.min()} to {heights.max()}, median {np.median(heights):.0f}; "
+        f"width {widths.min()} to {widths.max()}, median {np.median(widths):.0f}"
     )
 
 

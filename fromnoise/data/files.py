@@ -6,14 +6,28 @@ The suffix decides, and the first bytes where it says nothing.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+import posixpath
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fromnoise.data import image, table
 from fromnoise.data.stack import is_array
 from fromnoise.data.table import Table
-from fromnoise.data.tree import TAR_SUFFIXES, ZIP_SUFFIXES, Entry, Folder, Skipped, Tree, Unreadable, read, reason
+from fromnoise.data.texts import Growing, Texts
+from fromnoise.data.tree import (
+    TAR_SUFFIXES,
+    ZIP_SUFFIXES,
+    Entry,
+    Folder,
+    Skipped,
+    Tree,
+    Unreadable,
+    read,
+    reason,
+    suffix,
+)
 from fromnoise.errors import FromNoiseError
 
 _NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "authors", "changelog", "credits", "index")
@@ -24,42 +38,44 @@ _CAPTION_LIMIT = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """The files of a tree by kind."""
+    """The files of a tree by kind; `images` are places among its entries."""
 
-    images: list[Entry] = field(default_factory=list)
+    images: array = field(default_factory=lambda: array("q"))
     arrays: list[Entry] = field(default_factory=list)
     tables: list[Entry] = field(default_factory=list)
-    captions: dict[str, Entry] = field(default_factory=dict)
+    captions: dict[str, int] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
 
 def sort(tree: Tree) -> Kinds:
     """The files by kind; a `.txt` beside an image of the same stem is its caption, any other a note."""
-    kinds, texts = Kinds(), []
-    for entry in tree.entries:
-        if entry.suffix in image.SUFFIXES:
-            kinds.images.append(entry)
-        elif is_array(entry.name):
-            kinds.arrays.append(entry)
-        elif entry.suffix in table.SUFFIXES:
-            kinds.tables.append(entry)
-        elif entry.suffix == ".txt":
-            texts.append(entry)
-        elif reason := _why_not(tree, entry):
-            kinds.skipped.append(Skipped(name=entry.name, reason=reason))
+    kinds, texts = Kinds(), array("q")
+    for place, name in enumerate(tree.entries.names):
+        ending = suffix(name)
+        if ending in image.SUFFIXES:
+            kinds.images.append(place)
+        elif is_array(name):
+            kinds.arrays.append(tree.entries[place])
+        elif ending in table.SUFFIXES:
+            kinds.tables.append(tree.entries[place])
+        elif ending == ".txt":
+            texts.append(place)
+        elif reason := _why_not(tree, tree.entries[place]):
+            kinds.skipped.append(Skipped(name=name, reason=reason))
         else:
-            kinds.images.append(entry)
-    stems = {_stem(entry) for entry in kinds.images}
-    for entry in texts:
-        if _stem(entry) in stems and entry.size <= _CAPTION_LIMIT:
-            kinds.captions[_stem(entry)] = entry
+            kinds.images.append(place)
+    stems = {_stem(tree.entries.names[place]) for place in kinds.images} if texts else set()
+    for place in texts:
+        name = tree.entries.names[place]
+        if _stem(name) in stems and tree.entries.sizes[place] <= _CAPTION_LIMIT:
+            kinds.captions[_stem(name)] = place
         else:
-            kinds.skipped.append(Skipped(name=entry.name, reason="a note: no image of the same name is beside it"))
+            kinds.skipped.append(Skipped(name=name, reason="a note: no image of the same name is beside it"))
     return kinds
 
 
-def _stem(entry: Entry) -> str:
-    return entry.name.removesuffix(PurePosixPath(entry.name).suffix)
+def _stem(name: str) -> str:
+    return posixpath.splitext(name)[0]
 
 
 def _why_not(tree: Tree, entry: Entry) -> str | None:
@@ -69,7 +85,7 @@ def _why_not(tree: Tree, entry: Entry) -> str | None:
     if name.endswith(ZIP_SUFFIXES + TAR_SUFFIXES):
         return "an archive inside the set: unpack it, or give it on its own"
     if name.endswith(_OTHER_MEDIA):
-        return f"{entry.suffix} is not read: convert it to PNG"
+        return f"{suffix(name)} is not read: convert it to PNG"
     try:
         with tree.open(entry) as file:
             return None if image.sniff(file.read(16)) else "not an image, an array or a table"
@@ -77,21 +93,23 @@ def _why_not(tree: Tree, entry: Entry) -> str | None:
         return f"cannot be read: {reason(error)}"
 
 
-def captions(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> dict[str, str]:
-    """Image name -> the text of its sidecar; sidecars that cannot be read go to `skipped`."""
-    found = {}
-    for entry in kinds.images if kinds.captions else ():
-        if text := kinds.captions.get(_stem(entry)):
+def captions(tree: Tree, kinds: Kinds, names: Sequence[str], skipped: list[Skipped]) -> Texts:
+    """The texts of the sidecars of the images `names`; sidecars that cannot be read go to `skipped`."""
+    column = Growing()
+    for row, name in enumerate(names if kinds.captions else ()):
+        place = kinds.captions.get(_stem(name))
+        if place is not None:
+            entry = tree.entries[place]
             try:
-                found[entry.name] = " ".join(read(tree, text).decode("utf-8", errors="replace").split())
+                column.put(row, " ".join(read(tree, entry).decode("utf-8", errors="replace").split()))
             except Unreadable as error:
-                skipped.append(Skipped(name=text.name, reason=str(error)))
-    return found
+                skipped.append(Skipped(name=entry.name, reason=str(error)))
+    return column.texts(len(names))
 
 
 def tables(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> list[tuple[str, Table]]:
     """The tables that name files of the tree; the others, and the files that they miss, go to `skipped`."""
-    names = frozenset(entry.name for entry in tree.entries) | {file.name for file in tree.skipped}
+    names = {*tree.entries.names, *(file.name for file in tree.skipped)} if kinds.tables else set()
     found = []
     for entry in kinds.tables:
         try:
@@ -125,7 +143,7 @@ def from_table(file: Path, skipped: list[Skipped]) -> tuple[Tree, list[tuple[str
 
 
 def _join(tree: Tree, entry: Entry, exists: Callable[[str], bool]) -> Table | None:
-    return table.match(entry.name, table.parse_rows(entry.name, read(tree, entry)), exists)
+    return table.match(entry.name, table.parse_columns(entry.name, read(tree, entry)), exists)
 
 
 def _missing(where: str, names: Iterable[str]) -> Iterable[Skipped]:

@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from fromnoise.codec.imagefile import SHEET_KEY
 from fromnoise.data.tree import Unreadable, reason
 
 # The largest image that is decoded.  Today's biggest ordinary cameras and phones make 50-megapixel files (8192 x 6144);
@@ -26,6 +27,7 @@ MAX_PIXELS = 8192 * 6144
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".apng"})
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would print comes back as Unreadable
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SHEET = SHEET_KEY.encode() + b"\0"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
 # The most pages of a TIFF that are taken for channels, and the most channels of a lone array.
@@ -76,6 +78,8 @@ def probe(data: bytes) -> Header:
             header = _probe_tiff(data)
         else:
             header = _probe_pillow(data)
+    except Unreadable:
+        raise
     except Image.DecompressionBombError as error:
         raise Unreadable(f"too large to decode safely: {reason(error)}") from error
     except Exception as error:  # the parsers raise whatever a broken header leads them to
@@ -152,6 +156,8 @@ def _probe_png(data: bytes) -> Header:
             transparent = depth < 16
         elif kind == b"PLTE" and colour == 3:
             channels = 1 if _grey(data[at + 8 : at + 8 + length]) else 3
+        elif kind == b"tEXt" and data.startswith(_SHEET, at + 8):
+            raise Unreadable("a sheet of pictures that fromnoise wrote, not an example")
         elif kind == b"acTL":
             more = int.from_bytes(data[at + 8 : at + 12], "big") > 1
         elif kind == b"eXIf":

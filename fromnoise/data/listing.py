@@ -1,37 +1,85 @@
-"""The result of a scan: the examples of one usable set, and what makes them one."""
+"""The result of a scan: the examples of one usable set, and what makes them one.
+
+Examples are kept as columns, a few dozen bytes each, never as objects: a set may have ten million of them.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 from fromnoise.data.columns import Profile
 from fromnoise.data.image import Header, decode, mode_name
+from fromnoise.data.splits import distinct
 from fromnoise.data.stack import Stack
-from fromnoise.data.tree import Entry, Skipped, Tree, read
+from fromnoise.data.texts import Texts
+from fromnoise.data.tree import Skipped, Tree, read
 
 _MODES = ("grey", "grey-alpha", "RGB", "RGBA")  # from the narrowest to the widest
+FILE = -1
+_CHUNK = 1 << 16
+T = TypeVar("T", bound=Hashable)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One example: its header, the hash of its content, its fixed split if it has one, its columns, and its place.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Items:
+    """n examples.
 
-    The place is a file of the tree (`entry`), or row `row` of the stack number `stack`.
+    header   (n,) int32, a place in `headers`
+    digest   (n, 2) uint64, the hash of the content
+    split    (n,) int8, a place in `splits.NAMES`, or -1 where no name fixes it
+    stack    (n,) int32, the number of the stack that the example is a row of, or `FILE`
+    row      (n,) int64, its row there, or its place among the tree's entries
+    columns  by name, each of n strings
     """
 
-    name: str
-    header: Header
-    digest: bytes
-    split: str | None = None
-    values: Mapping[str, str] = field(default_factory=dict)
-    entry: Entry | None = None
-    stack: int = -1
-    row: int = -1
+    headers: tuple[Header, ...]
+    header: np.ndarray
+    digest: np.ndarray
+    split: np.ndarray
+    stack: np.ndarray
+    row: np.ndarray
+    columns: Mapping[str, Texts] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, places: np.ndarray) -> Items:
+        return Items(
+            headers=self.headers,
+            header=self.header[places],
+            digest=self.digest[places],
+            split=self.split[places],
+            stack=self.stack[places],
+            row=self.row[places],
+            columns={name: texts.take(places) for name, texts in self.columns.items()},
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[Items]) -> Items:
+        place: dict[Header, int] = {}
+        codes = []
+        for part in parts:
+            table = [place.setdefault(header, len(place)) for header in part.headers]
+            codes.append(np.array(table, dtype=np.int32)[part.header])
+        names = dict.fromkeys(name for part in parts for name in part.columns)
+        return Items(
+            headers=tuple(place),
+            header=np.concatenate(codes),
+            digest=np.concatenate([part.digest for part in parts]),
+            split=np.concatenate([part.split for part in parts]),
+            stack=np.concatenate([part.stack for part in parts]),
+            row=np.concatenate([part.row for part in parts]),
+            columns={
+                name: Texts.concat([part.columns.get(name, Texts.same("", len(part))) for part in parts])
+                for name in names
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +91,7 @@ class Listing:
     """
 
     source: str
-    items: tuple[Item, ...]
+    items: Items = field(repr=False)
     skipped: tuple[Skipped, ...]
     profiles: tuple[Profile, ...]
     channels: int
@@ -53,71 +101,111 @@ class Listing:
     tree: Tree | None = field(repr=False)
     stacks: tuple[Stack, ...] = field(repr=False)
 
+    def __len__(self) -> int:
+        return len(self.items)
+
     @property
     def mode(self) -> str:
         """grey, grey-alpha, RGB, RGBA, or the number of channels."""
         return mode_name(self.channels, self.alpha)
 
-    @property
-    def fixed_split(self) -> bool:
-        """Whether names fix the split; otherwise it is by hash of content."""
-        return any(item.split for item in self.items)
-
     @cached_property
     def sizes(self) -> Counter[tuple[int, int]]:
         """(height, width) -> how many examples."""
-        return Counter((item.header.height, item.header.width) for item in self.items)
+        return counted(self.items, lambda header: (header.height, header.width))
 
     @cached_property
     def modes(self) -> Counter[str]:
-        return Counter(item.header.mode for item in self.items)
+        return counted(self.items, lambda header: header.mode)
 
     @cached_property
     def dtypes(self) -> Counter[str]:
-        return Counter(item.header.dtype for item in self.items)
+        return counted(self.items, lambda header: header.dtype)
 
-    @cached_property
-    def duplicates(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of names that share one content; all are kept, on one side of the split."""
-        groups: dict[bytes, list[str]] = defaultdict(list)
-        for item in self.items:
-            groups[item.digest].append(item.name)
-        return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+    def duplicates(self) -> list[np.ndarray]:
+        """Groups of places that share one content; all are kept, on one side of the split."""
+        codes = distinct(self.items.digest)
+        often = np.flatnonzero((np.bincount(codes) > 1)[codes])
+        order = often[np.argsort(codes[often], kind="stable")]
+        groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
+        return sorted(groups, key=lambda group: group[0])
 
-    def column(self, name: str) -> list[str]:
-        """A column's strings, "" where an example has none."""
-        return [item.values.get(name, "") for item in self.items]
+    def names(self, places: Sequence[int] | np.ndarray) -> Iterator[str]:
+        """Where examples come from: the names of their files, with the row in brackets for arrays."""
+        return names(self.items, self.tree, self.stacks, places)
 
-    def read(self, item: Item, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    def header(self, place: int) -> Header:
+        return self.items.headers[self.items.header[place]]
+
+    def read(self, place: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
         """An example's pixels (h, w, c) in its own channels and dtype.
 
         A JPEG may come smaller, but no smaller than `at_least`.  Raises Unreadable with the reason.
         """
-        if item.entry is None:
-            return np.asarray(self.stacks[item.stack].pixels[item.row])
+        stack, row = int(self.items.stack[place]), int(self.items.row[place])
+        if stack != FILE:
+            return np.asarray(self.stacks[stack].pixels[row])
         assert self.tree is not None, "an entry lies in a tree"
-        return decode(read(self.tree, item.entry), item.header, at_least)
+        return decode(read(self.tree, self.tree.entries[row]), self.header(place), at_least)
+
+    def rows(self, start: int, stop: int) -> np.ndarray | None:
+        """The pixels (n, h, w, c) of the examples start … stop-1 if they are rows of one stack, in its own order."""
+        stacks, rows = self.items.stack[start:stop], self.items.row[start:stop]
+        if stacks[0] == FILE or (stacks != stacks[0]).any() or (np.diff(rows) != 1).any():
+            return None
+        return self.stacks[stacks[0]].pixels[rows[0] : rows[-1] + 1]
 
 
-def harmonise(items: Sequence[Item]) -> tuple[list[Item], list[Skipped], list[str]]:
+def links_note(skipped: Sequence[Skipped]) -> str:
+    """How many of the files left out are links to others of the set, and the first three; empty without any."""
+    links = [file.name for file in skipped if file.link]
+    if not links:
+        return ""
+    count = f"{len(links):,} link{'s' * (len(links) > 1)} to other files of the set"
+    return f"{count} ({', '.join(links[:3])}{', ...' if len(links) > 3 else ''}), which are kept once"
+
+
+def names(
+    items: Items, tree: Tree | None, stacks: Sequence[Stack], places: Sequence[int] | np.ndarray
+) -> Iterator[str]:
+    """The names of the examples at `places`."""
+    where = np.asarray(places, dtype=np.int64)
+    for start in range(0, len(where), _CHUNK):
+        some = where[start : start + _CHUNK]
+        for stack, row in zip(items.stack[some].tolist(), items.row[some].tolist(), strict=True):
+            if stack == FILE:
+                assert tree is not None, "an entry lies in a tree"
+                yield tree.entries.names[row]
+            else:
+                yield stacks[stack].name if stacks[stack].single else f"{stacks[stack].name}[{row}]"
+
+
+def counted(items: Items, what: Callable[[Header], T]) -> Counter[T]:
+    """How many examples have each property of their headers."""
+    counts: Counter[T] = Counter()
+    number = np.bincount(items.header, minlength=len(items.headers))
+    for header, n in zip(items.headers, number, strict=True):
+        counts[what(header)] += int(n)
+    return +counts
+
+
+def harmonise(items: Items, named: Callable[[np.ndarray], Iterable[str]]) -> tuple[Items, list[Skipped], list[str]]:
     """The largest part of the examples that can be one set, the others with a reason, and what was decided.
 
     Grey, grey-alpha, RGB and RGBA images of 8 and 16 bits go together: the widest of these modes and the widest depth
-    that are present win.  Any other number of channels, and any other dtype, must be equal throughout.
+    that are present win.  Any other number of channels, and any other dtype, must be equal throughout.  `named` gives
+    the names of examples by place.
     """
-    families = Counter(_family(item.header) for item in items)
-    family = families.most_common(1)[0][0]
-    kept = [item for item in items if _family(item.header) == family]
-    skipped = [
-        Skipped(name=item.name, reason=f"{item.header.mode} of {item.header.dtype}, unlike most of the set ({family})")
-        for item in items
-        if _family(item.header) != family
-    ]
+    family = counted(items, _family).most_common(1)[0][0]
+    fits = np.array([_family(header) == family for header in items.headers])[items.header]
+    odd, skipped = np.flatnonzero(~fits), []
+    for name, code in zip(named(odd), items.header[odd].tolist(), strict=True):
+        header = items.headers[code]
+        why = f"{header.mode} of {header.dtype}, unlike most of the set ({family})"
+        skipped.append(Skipped(name=name, reason=why))
+    kept = items if fits.all() else items.take(np.flatnonzero(fits))
     notes = []
-    for what, counts in (
-        ("mode", Counter(i.header.mode for i in kept)),
-        ("depth", Counter(i.header.dtype for i in kept)),
-    ):
+    for what, counts in (("mode", counted(kept, lambda h: h.mode)), ("depth", counted(kept, lambda h: h.dtype))):
         if len(counts) > 1:
             found = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
             order = _MODES if what == "mode" else ("uint8", "uint16")
@@ -125,10 +213,11 @@ def harmonise(items: Sequence[Item]) -> tuple[list[Item], list[Skipped], list[st
     return kept, skipped, notes
 
 
-def widest(items: Sequence[Item]) -> tuple[int, bool, str]:
+def widest(items: Items) -> tuple[int, bool, str]:
     """(channels, alpha, dtype) that every example of a harmonised set is brought to."""
-    header = max((item.header for item in items), key=lambda h: _MODES.index(h.mode) if h.mode in _MODES else 0)
-    dtype = max({item.header.dtype for item in items}, key=lambda name: np.dtype(name).itemsize)
+    headers = list(counted(items, lambda header: header))
+    header = max(headers, key=lambda h: _MODES.index(h.mode) if h.mode in _MODES else 0)
+    dtype = max({h.dtype for h in headers}, key=lambda name: np.dtype(name).itemsize)
     return header.channels, header.alpha, dtype
 
 

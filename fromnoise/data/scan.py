@@ -2,56 +2,62 @@
 
 `scan` turns any source into a `Listing`: the examples that make one usable set, with their columns and splits, and
 every other file with the reason why it is left out.  Damage that neither a header nor the end of a file shows is
-found when the cache decodes it, and listed in the same way.
+found when the cache decodes it, and listed in the same way.  What a scan found out is kept in an index (`index.py`).
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from hashlib import blake2b
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fromnoise.data import columns, files, table
 from fromnoise.data.files import Kinds
-from fromnoise.data.image import Header, probe
-from fromnoise.data.listing import Item, Listing, harmonise, widest
-from fromnoise.data.splits import folder_roles, split_of, split_word
+from fromnoise.data.index import Index, index_file, load_index, save_index
+from fromnoise.data.listing import Items, Listing, harmonise, names, widest
+from fromnoise.data.look import look_at_files, look_at_rows
+from fromnoise.data.splits import OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack, as_stack, common_stem, open_array, open_npz
+from fromnoise.data.store import default_cache
 from fromnoise.data.table import Table
-from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree, read
+from fromnoise.data.texts import Texts
+from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree
 from fromnoise.errors import FromNoiseError
 
-__all__ = ["BUNDLED", "Item", "Listing", "Progress", "Skipped", "scan"]
+__all__ = ["BUNDLED", "Listing", "Progress", "Skipped", "scan"]
 
 Progress = Callable[[int, int], None]
 _ASSETS = Path(__file__).parent / "assets"
 BUNDLED = {"emoji": _ASSETS / "emoji.zip", "digits": _ASSETS / "digits.npz"}
-_WORKERS = 2  # reading and hashing large files overlap; parsing holds the interpreter's lock, so more gain nothing
-_CHUNK = 64
 
 
-def scan(source: str | Path | np.ndarray, *, channels_first: bool = False, progress: Progress | None = None) -> Listing:
+def scan(
+    source: str | Path | np.ndarray,
+    *,
+    channels_first: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Listing:
     """Lists a folder, archive, array file, table, bundled set (`emoji`, `digits`) or array (n, h, w[, c]).
 
-    `progress` is called with (files done, files in all).  Raises FromNoiseError where nothing usable is found.
+    `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
+    skipped: list[Skipped] = []
+    stacks: list[Stack] = []
     if isinstance(source, np.ndarray):
         try:
-            stack = as_stack(source, channels_first=channels_first)
+            stacks.append(as_stack(source, "array", channels_first=channels_first))
         except Unreadable as error:
             raise FromNoiseError(f"The array {error}.") from error
-        return _listing("array", list(_rows("array", 0, stack, {})), [], None, [stack])
+        rows = _rows(0, stacks[0], look_at_rows(stacks[0].pixels, stacks[0].header, progress))
+        return _listing("array", [rows], skipped, None, stacks)
     # A folder of the user's own by that name comes first.
     bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
     path = bundled or Path(source).expanduser()
-    skipped: list[Skipped] = []
     if os.path.isfile(path) and path.suffix.lower() in table.SUFFIXES:
         tree, tables = files.from_table(path, skipped)
         kinds = files.sort(tree)
@@ -60,60 +66,92 @@ def scan(source: str | Path | np.ndarray, *, channels_first: bool = False, progr
         kinds = files.sort(tree)
         tables = files.tables(tree, kinds, skipped)
     skipped += [*tree.skipped, *kinds.skipped]
-    stacks: list[Stack] = []
+    file = index_file(cache_dir or default_cache(), path)
+    known = load_index(file)
+    of_rows: dict[str, np.ndarray] = {}
+    hashed = partial(_hashed, known.arrays, of_rows, channels_first, progress)
     alone = os.path.isfile(path) and len(tree.entries) == 1
-    items = list(_arrays(tree, kinds, stacks, skipped, channels_first=channels_first, alone=alone))
-    images = list(_images(tree, kinds.images, skipped, progress))
-    items += _described(images, tables, files.captions(tree, kinds, skipped))
-    return _listing(str(source), items, skipped, tree, stacks)
+    parts = _arrays(tree, kinds, stacks, skipped, hashed, channels_first=channels_first, alone=alone)
+    images = look_at_files(tree, kinds.images, known, skipped, progress)
+    _remember(file, known, tree, images, of_rows)
+    names = [tree.entries.names[row] for row in images.row]
+    parts.append(_described(images, names, tables, files.captions(tree, kinds, names, skipped)))
+    return _listing(str(source), parts, skipped, tree, stacks)
 
 
-def _images(tree: Tree, entries: list[Entry], skipped: list[Skipped], progress: Progress | None) -> Iterator[Item]:
-    """Probes and hashes the image files, each read once."""
-
-    def look(entry: Entry) -> tuple[Header, bytes] | Unreadable:
-        try:
-            data = read(tree, entry)
-            return probe(data), blake2b(data, digest_size=16).digest()
-        except Unreadable as error:
-            return error
-
-    with ThreadPoolExecutor(1 if tree.sequential else _WORKERS) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower, and says so
-        for start in range(0, len(entries), _CHUNK):
-            chunk = entries[start : start + _CHUNK]
-            for entry, seen in zip(chunk, pool.map(look, chunk), strict=True):
-                if isinstance(seen, Unreadable):
-                    skipped.append(Skipped(name=entry.name, reason=str(seen)))
-                else:
-                    yield Item(name=entry.name, header=seen[0], digest=seen[1], entry=entry)
-            if progress is not None:
-                progress(start + len(chunk), len(entries))
+def _hashed(
+    known: Mapping[str, np.ndarray],
+    rows: dict[str, np.ndarray],
+    channels_first: bool,
+    progress: Progress | None,
+    entry: Entry,
+    stack: Stack,
+) -> np.ndarray:
+    """The digests of a stack's rows, from the index where they are known; kept in `rows` for the next one."""
+    key = f"{entry.stamp.hex()} {stack.key} {channels_first}"
+    digests = known.get(key)
+    if digests is None or len(digests) != len(stack.pixels):
+        digests = look_at_rows(stack.pixels, stack.header, progress)
+    if any(entry.stamp):
+        rows[key] = digests
+    return digests
 
 
-def _described(items: list[Item], tables: Sequence[tuple[str, Table]], captions: Mapping[str, str]) -> list[Item]:
-    """The items with their columns (class and folder, caption, tables) and the split that names give them."""
-    splits, classes, folders = folder_roles([item.name for item in items])
-    deeper = classes != folders
-    described = []
-    for item, split, label, folder in zip(items, splits, classes, folders, strict=True):
-        values = {"class": label} if label else {}
-        if deeper and folder:
-            values["folder"] = folder
-        if item.name in captions:
-            values["caption"] = captions[item.name]
-        for name, table_ in tables:
-            row = table_.rows.get(item.name)
-            if row is not None:
-                values |= row
-                split = split or split_of(split_word(Path(name).stem)) or split_of(row.get("split", ""))
-        described.append(replace(item, values=values, split=split))
-    return described
+def _remember(file: Path, known: Index, tree: Tree, images: Items, rows: dict[str, np.ndarray]) -> None:
+    stamps = tree.entries.stamps[images.row]
+    stamped = np.flatnonzero(stamps.any(axis=1))
+    if known.arrays.keys() == rows.keys() and len(known.stamps) == len(stamped) == (known.find(stamps) >= 0).sum():
+        return
+    save_index(
+        file,
+        Index(
+            headers=images.headers,
+            header=images.header[stamped],
+            digests=images.digest[stamped],
+            stamps=stamps[stamped],
+            arrays=rows,
+        ),
+    )
+
+
+def _described(images: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]], captions: Texts) -> Items:
+    """The images with their columns (class and folder, caption, tables) and the split that names give them."""
+    split, found = _folders(names)
+    found["caption"] = captions
+    for name, table_ in tables:
+        row = np.fromiter((table_.rows.get(one, -1) for one in names), np.int64, len(names))
+        for column, texts in table_.columns.items():
+            below = found.get(column, Texts.same("", len(names)))
+            found[column] = texts.take(row).over(below)
+        said: int | np.ndarray = split_of(split_word(Path(name).stem))
+        if said == OPEN and "split" in table_.columns:
+            words = table_.columns["split"].take(row)
+            said = np.array([split_of(word) for word in words.words])[words.codes]
+        split = np.where((split == OPEN) & (row >= 0), said, split).astype(np.int8)
+    return replace(images, split=split, columns=found)
+
+
+def _folders(names: Sequence[str]) -> tuple[np.ndarray, dict[str, Texts]]:
+    """The split, class and folder of files, by the folders that they lie in."""
+    folders = Texts.of(name.rpartition("/")[0] for name in names)
+    used, place = np.unique(folders.codes, return_inverse=True)
+    splits, classes, deeper = folder_roles([folders.words[code] for code in used])
+    found = {"class": Texts.of(classes).take(place)}
+    if classes != deeper:
+        found["folder"] = Texts.of(deeper).take(place)
+    return np.array(splits, dtype=np.int8)[place], found
 
 
 def _arrays(
-    tree: Tree, kinds: Kinds, stacks: list[Stack], skipped: list[Skipped], *, channels_first: bool, alone: bool
-) -> Iterator[Item]:
+    tree: Tree,
+    kinds: Kinds,
+    stacks: list[Stack],
+    skipped: list[Skipped],
+    digests: Callable[[Entry, Stack], np.ndarray],
+    *,
+    channels_first: bool,
+    alone: bool,
+) -> list[Items]:
     """The rows of array files; arrays of one axis are the labels of images of the same stem."""
     labels: dict[str, np.ndarray] = {}
     opened: list[tuple[Entry, Stack]] = []
@@ -123,60 +161,63 @@ def _arrays(
             if entry.suffix == ".npz":
                 opened += [(entry, stack) for stack in open_npz(tree, entry, channels_first=channels_first)]
             elif (array := open_array(tree, entry)).ndim == 1:
-                labels[entry.name] = array.astype(str)
+                labels[entry.name] = array
             else:
-                opened.append((entry, as_stack(array, channels_first=channels_first, lone=lone)))
+                opened.append((entry, as_stack(array, entry.name, channels_first=channels_first, lone=lone)))
         except Unreadable as error:
             skipped.append(Skipped(name=entry.name, reason=str(error)))
-    splits, classes, _ = folder_roles([entry.name for entry, _ in opened])
+    splits, classes, _ = folder_roles([entry.name.rpartition("/")[0] for entry, _ in opened])
+    parts = []
     for (entry, stack), split, label in zip(opened, splits, classes, strict=True):
-        columns_ = {name: values.tolist() for name, values in stack.columns.items()}
+        found = dict(stack.columns)
         for name in [
             n for n in labels if common_stem(n) == common_stem(entry.name) and len(labels[n]) == len(stack.pixels)
         ]:
-            columns_["label"] = labels.pop(name).tolist()
+            found["label"] = Texts.of_array(labels.pop(name))
         if label and stack.single:
-            columns_["class"] = [label]
+            found["class"] = Texts.same(label, 1)
         word = split_word(stack.key) or split_word(Path(entry.name).name.split(".")[0])
         stacks.append(stack)
-        where = f"{entry.name}:{stack.key}" if stack.key else entry.name
-        yield from _rows(where, len(stacks) - 1, stack, columns_, split or split_of(word))
+        parts.append(
+            _rows(len(stacks) - 1, stack, digests(entry, stack), found, split_of(word) if split == OPEN else split)
+        )
     for name in labels:
         skipped.append(Skipped(name=name, reason="labels without as many images of the same name beside them"))
+    return parts
 
 
 def _rows(
-    where: str, number: int, stack: Stack, columns_: Mapping[str, Sequence[str]], split: str | None = None
-) -> Iterator[Item]:
-    header = stack.header
-    layout = f"{header.height} {header.width} {header.channels} {header.dtype}".encode()
-    for row, pixels in enumerate(stack.pixels):
-        yield Item(
-            name=where if stack.single else f"{where}[{row}]",
-            header=header,
-            digest=blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=layout).digest(),
-            split=split,
-            values={name: values[row] for name, values in columns_.items() if values[row]},
-            stack=number,
-            row=row,
-        )
+    number: int, stack: Stack, digest: np.ndarray, found: Mapping[str, Texts] | None = None, split: int = OPEN
+) -> Items:
+    n = len(stack.pixels)
+    return Items(
+        headers=(stack.header,),
+        header=np.zeros(n, dtype=np.int32),
+        digest=digest,
+        split=np.full(n, split, dtype=np.int8),
+        stack=np.full(n, number, dtype=np.int32),
+        row=np.arange(n),
+        columns=found or {},
+    )
 
 
-def _listing(source: str, items: list[Item], skipped: list[Skipped], tree: Tree | None, stacks: list[Stack]) -> Listing:
-    if not items:
+def _listing(
+    source: str, parts: Sequence[Items], skipped: list[Skipped], tree: Tree | None, stacks: list[Stack]
+) -> Listing:
+    items = Items.concat(parts)
+    if len(items) == 0:
         raise FromNoiseError(_nothing(source, skipped))
-    items, odd, notes = harmonise(items)
-    if all(item.split in ("val", "test") for item in items):
-        items = [replace(item, split=None) for item in items]
+    items, odd, notes = harmonise(items, lambda places: names(items, tree, stacks, places))
+    if (items.split > TRAIN).all():
+        items = replace(items, split=np.full_like(items.split, OPEN))
         notes.append("every example is named for validation or test: the names are ignored.")
     channels, alpha, dtype = widest(items)
-    names = list(dict.fromkeys(name for item in items for name in item.values))
-    profiles = [columns.profile(name, [item.values.get(name, "") for item in items]) for name in names]
+    profiles = [columns.profile(name, texts) for name, texts in items.columns.items()]
     return Listing(
         source=source,
-        items=tuple(items),
+        items=items,
         skipped=tuple(sorted([*skipped, *odd], key=lambda file: file.name)),
-        profiles=tuple(p for p in profiles if p.distinct > 1 or p.role == "text"),
+        profiles=tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role == "text")),
         channels=channels,
         alpha=alpha,
         dtype=dtype,

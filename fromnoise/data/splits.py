@@ -7,88 +7,124 @@ duplicates have one digest, so they fall on the same side, and the choice does n
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
+NAMES = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)
+OPEN = -1
 HELD_OUT_SHARE = 0.1
 HELD_OUT_MOST = 5_000
-_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing", "t10k"), "test"),
+CARVED_MOST = 1_000  # where a test set is named the rest has only the best model to choose
+_WORDS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation"), VAL),
+    **dict.fromkeys(("test", "testing", "t10k"), TEST),
 }
 
 
 def split_word(name: str) -> str:
     """The word of a name that names a split, as it stands there: `X_Train.npy` -> `Train`, otherwise empty."""
     words = re.split(r"[_\-.\s]", PurePosixPath(name).name)
-    return next((word for word in words if word.lower() in _NAMES), "")
+    return next((word for word in words if split_of(word) != OPEN), "")
 
 
-def split_of(word: str) -> str | None:
-    """train, val or test for any of the words that mean it."""
-    return _NAMES.get(word.lower())
+def split_of(word: str) -> int:
+    """The place in `NAMES` for any of the words that mean a split, -1 otherwise."""
+    return _WORDS.get(word.lower(), OPEN)
 
 
-def folder_roles(names: Sequence[str]) -> tuple[list[str | None], list[str], list[str]]:
-    """What the folders of POSIX names mean: per name its split (or None), its class and its whole folder.
+def folder_roles(folders: Sequence[str]) -> tuple[list[int], list[str], list[str]]:
+    """What folders mean: per POSIX path its split (a place in `NAMES`, or -1), its class and its whole folder.
 
-    A level of folders that all names share says nothing.  A level with `train` and with `val` or `test` beside it is
-    the split.  The first level that remains is the class; the whole remaining path is the
-    folder.  Names without such a folder have the empty string.
+    A level of folders that all share says nothing.  A level with `train` and with `val` or `test` beside it is the
+    split.  The first level that remains is the class; the whole remaining path is the folder.  Where no folder remains
+    both are the empty string.
     """
-    folders = [list(PurePosixPath(name).parts[:-1]) for name in names]
-    splits: list[str | None] = [None] * len(names)
-    level = 0
-    while any(len(parts) > level for parts in folders):
-        here = {parts[level] if len(parts) > level else "" for parts in folders}
-        found = {split_of(name) for name in here} - {None}
+    parts = [list(PurePosixPath(folder).parts) for folder in folders]
+    splits, level = [OPEN] * len(folders), 0
+    while any(len(path) > level for path in parts):
+        here = {path[level] if len(path) > level else "" for path in parts}
+        found = {split_of(name) for name in here} - {OPEN}
         if len(here) == 1:
-            for parts in folders:
-                del parts[level]
-        elif len(found) >= 2 and "train" in found:
-            for i, parts in enumerate(folders):
-                if len(parts) > level and split_of(parts[level]):
-                    splits[i] = split_of(parts.pop(level))
+            for path in parts:
+                del path[level]
+        elif len(found) >= 2 and TRAIN in found:
+            for i, path in enumerate(parts):
+                if len(path) > level and split_of(path[level]) != OPEN:
+                    splits[i] = split_of(path.pop(level))
         else:
             level += 1
-    return splits, [parts[0] if parts else "" for parts in folders], ["/".join(parts) for parts in folders]
+    return splits, [path[0] if path else "" for path in parts], ["/".join(path) for path in parts]
 
 
-def hash_split(digests: Sequence[bytes]) -> np.ndarray:
-    """(n,) bool, held out: about a tenth, at most 5,000 and at least one, as long as one distinct example is left."""
-    count = Counter(digests)
-    ranked = sorted(count)
-    scale = float(1 << 64)
-    lowest = [digest for digest in ranked if int.from_bytes(digest[:8], "big") / scale < HELD_OUT_SHARE]
-    held, total = set(), 0
-    for digest in lowest[: len(ranked) - 1] or ranked[: min(1, len(ranked) - 1)]:
-        if total + count[digest] <= HELD_OUT_MOST or not held:
-            held.add(digest)
-            total += count[digest]
-    return np.array([digest in held for digest in digests], dtype=bool)
+def distinct(digests: np.ndarray) -> np.ndarray:
+    """(n, 2) uint64 -> (n,) codes from 0, equal where the digests are, in the order of the digests."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    ranked = digests[order]
+    codes = np.zeros(len(digests), dtype=np.int64)
+    codes[order[1:]] = np.cumsum((ranked[1:] != ranked[:-1]).any(axis=1))
+    return codes
 
 
-def assign(hints: Sequence[str | None], digests: Sequence[bytes]) -> tuple[np.ndarray, str]:
-    """(n,) of "train", "val" and "test", and how it was decided, as a sentence.
+def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
+    """(n,) bool, held out: about a tenth, at most `most` and at least one, as long as one distinct example is left."""
+    first, held = digests[:, 0], np.zeros(len(digests), dtype=bool)
+    if len(held) == 0:
+        return held
+    lowest = np.flatnonzero(first < np.uint64(HELD_OUT_SHARE * 2.0**64))
+    if len(lowest) == 0:
+        lowest = np.flatnonzero(first == first.min())
+    codes = distinct(digests[lowest])
+    count = np.bincount(codes)
+    # Some example must stay: if no other is there, the highest of these.
+    last = len(count) - (len(lowest) == len(digests))
+    chosen, total = np.zeros(len(count), dtype=bool), 0
+    for code in range(last):
+        if total + count[code] <= most or total == 0:
+            chosen[code] = True
+            total += int(count[code])
+        if total >= most:
+            break
+    held[lowest] = chosen[codes]
+    return held
 
-    Names that fix a part fix all: what they leave open is for training.  With one distinct example all is "train".
+
+def assign(named: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, str]:
+    """(n,) int8 places in `NAMES`, and how it was decided, as a sentence.
+
+    `named` (n,) are the splits that names give, -1 where they give none.  Names that fix a part fix all: what they
+    leave open is for training.  Where they name a test set and no validation set, that is taken from training by hash,
+    so that nothing is chosen by looking at the test set.  With one distinct example all is for training.
     """
-    fixed = np.array([hint or "train" for hint in hints])
-    if (fixed != "train").any():
-        counts = ", ".join(f"{(fixed == name).sum():,} {name}" for name in ("train", "val", "test"))
-        seen = {digest for digest, name in zip(digests, fixed, strict=True) if name == "train"}
-        copies = sum(digest in seen for digest, name in zip(digests, fixed, strict=True) if name != "train")
-        leak = f"; {copies:,} of those held out are exact copies of training examples" if copies else ""
-        return fixed, f"split by the names of folders or files: {counts}{leak}."
-    held = hash_split(digests)
-    if not held.any():
-        return (
-            fixed,
-            "one distinct example: it is both trained on and held out, so the held-out loss shows memory only.",
-        )
-    splits = np.where(held, "val", "train")
-    return splits, f"split by hash of content: {(~held).sum():,} train, {held.sum():,} held out."
+    splits = np.where(named == OPEN, TRAIN, named).astype(np.int8)
+    if (splits == TRAIN).all():
+        held = hash_split(digests)
+        if not held.any():
+            return splits, (
+                "one distinct example: it is both trained on and held out, so the held-out loss shows memory only."
+            )
+        splits[held] = VAL
+        return splits, f"split by hash of content: {(~held).sum():,} train, {held.sum():,} held out."
+    carved = ""
+    if not (splits == VAL).any():
+        train = np.flatnonzero(splits == TRAIN)
+        held = hash_split(digests[train], CARVED_MOST)
+        splits[train[held]] = VAL
+        carved = "; none is named for validation, so "
+        if held.any():
+            carved += f"{held.sum():,} of those for training, by hash of content, choose the best model"
+        else:
+            carved += "the best model is chosen on the test set, which then flatters it"
+    counts = ", ".join(f"{(splits == place).sum():,} {name}" for place, name in enumerate(NAMES))
+    return splits, f"split by the names of folders or files: {counts}{carved}{_leak(splits, digests)}."
+
+
+def _leak(splits: np.ndarray, digests: np.ndarray) -> str:
+    codes = distinct(digests)
+    seen = np.zeros(len(digests), dtype=bool)
+    seen[codes[splits == TRAIN]] = True
+    copies = int(seen[codes[splits != TRAIN]].sum())
+    return f"; {copies:,} of those held out are exact copies of training examples" if copies else ""

@@ -23,24 +23,27 @@ import numpy as np
 
 from fromnoise.data.image import MAX_CHANNELS, Header
 from fromnoise.data.splits import split_word
+from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Entry, Tree, Unreadable, reason
 
 IDX = re.compile(r"[-.]ubyte(\.gz)?$")
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _PREFERRED = ("samples", "images", "x", "data", "arr_0")
 _READABLE = "biuf"
+_COLOURS = (1, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stack:
-    """Examples (n, h, w, c) of one file, with the columns that came beside them, each (n,) strings.
+    """Examples (n, h, w, c) of one file, with the columns that came beside them, each of n strings.
 
     `key` is the array's name in a `.npz`, empty elsewhere; `single` says that the file is one image, not a row of many.
     """
 
     pixels: np.ndarray
+    name: str
     key: str = ""
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    columns: Mapping[str, Texts] = field(default_factory=dict)
     single: bool = False
 
     @property
@@ -55,7 +58,7 @@ def is_array(name: str) -> bool:
     return name.lower().endswith((".npy", ".npz")) or IDX.search(name.lower()) is not None
 
 
-def as_stack(array: np.ndarray, *, channels_first: bool, lone: bool = True) -> Stack:
+def as_stack(array: np.ndarray, name: str, *, channels_first: bool, lone: bool = True) -> Stack:
     """An array as examples: (n, h, w), (n, h, w, c), or (n, c, h, w) under `channels_first`.
 
     Where the array is one file of many (`lone` false), two axes are one grey image, and three axes are one image if
@@ -72,11 +75,16 @@ def as_stack(array: np.ndarray, *, channels_first: bool, lone: bool = True) -> S
         array = array[..., None]
     elif array.ndim == 4 and channels_first:
         array = array.transpose(0, 2, 3, 1)
+    elif array.ndim == 4 and array.shape[1] in _COLOURS and array.shape[3] > max(_COLOURS):
+        raise Unreadable(
+            f"has the shape {array.shape}, which looks like (n, c, h, w): say --channels-first (channels_first=True); "
+            "if it is (n, h, w, c) after all, transpose it to (n, c, h, w) and say so"
+        )
     if array.ndim != 4:
         raise Unreadable(f"has {array.ndim} axes: images are (n, h, w) or (n, h, w, c)")
     if 0 in array.shape:
         raise Unreadable(f"is empty: its shape is {array.shape}")
-    return Stack(pixels=array, single=single)
+    return Stack(pixels=array, name=name, single=single)
 
 
 def _is_image(shape: tuple[int, ...], channels_first: bool) -> bool:
@@ -105,7 +113,8 @@ def open_npz(tree: Tree, entry: Entry, *, channels_first: bool) -> list[Stack]:
     chosen = split or [next((key for key in _PREFERRED if key in pictures), next(iter(pictures)))]
     return [
         Stack(
-            pixels=as_stack(pictures[key], channels_first=channels_first).pixels,
+            pixels=as_stack(pictures[key], entry.name, channels_first=channels_first).pixels,
+            name=f"{entry.name}:{key}",
             key=key,
             columns=_columns(arrays, len(pictures[key]), split_word(key)),
         )
@@ -164,7 +173,7 @@ def _spool(file: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> np.
         return np.memmap(held, dtype, "r", shape=shape)
 
 
-def _columns(arrays: Mapping[str, np.ndarray], n: int, word: str) -> dict[str, np.ndarray]:
+def _columns(arrays: Mapping[str, np.ndarray], n: int, word: str) -> dict[str, Texts]:
     """Arrays of one value per example, named without their split and without the `cond_` of our own samples."""
     columns = {}
     for key, array in arrays.items():
@@ -172,7 +181,7 @@ def _columns(arrays: Mapping[str, np.ndarray], n: int, word: str) -> dict[str, n
         if flat is None or split_word(key) != word or flat.dtype.kind not in "biufSU":
             continue
         parts = [part for part in re.split(r"([_\-.])", key) if part != word]
-        columns["".join(parts).strip("_-.").removeprefix("cond_") or key] = flat.astype(str)
+        columns["".join(parts).strip("_-.").removeprefix("cond_") or key] = Texts.of_array(flat)
     return columns
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,17 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 
 from fromnoise.codec.codec import Codec
-from fromnoise.data.listing import Listing
+from fromnoise.data.listing import FILE, Listing
 from fromnoise.data.tree import Unreadable, reason
 from fromnoise.errors import FromNoiseError
 
-_CHUNK = 256
+_FILES = 32  # that a worker decodes at a time
+_ROWS = 1 << 20  # values of an array, likewise
+_AHEAD = 4  # jobs a worker
 _LARGE = 4_000_000  # pixels; larger images are decoded one at a time, which bounds memory on machines of many cores
 _STALE = 24 * 3600  # seconds after which an unfinished build is taken for dead
 _PART = ".part"
@@ -81,8 +85,7 @@ def cached(
 def _key(listing: Listing, codec: Codec) -> str:
     """The content in its order and the whole codec, its version included."""
     digest = blake2b(json.dumps(codec.to_json(), sort_keys=True).encode(), digest_size=20)
-    for item in listing.items:
-        digest.update(item.digest)
+    digest.update(np.ascontiguousarray(listing.items.digest).data)
     return digest.hexdigest()
 
 
@@ -106,17 +109,15 @@ def _write(
     broken: dict[int, str] = {}
     low, high, shape, dtype = np.inf, -np.inf, (), ""
     with open(file, "wb") as out:
-        for place, stored in enumerate(_decoded(listing, codec)):
-            if isinstance(stored, Unreadable):
-                broken[place] = str(stored)
-            else:
-                out.write(np.ascontiguousarray(stored).data)
+        for places, stored, wrong in _decoded(listing, codec):
+            broken |= wrong
+            if len(stored):
+                out.write(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
                 low, high = min(low, stored.min()), max(high, stored.max())
-                shape, dtype = stored.shape, str(stored.dtype)
-            done, total = place + 1, len(listing.items)
-            if progress is not None and (done % _CHUNK == 0 or done == total):
-                progress(done, total)
-    rows = len(listing.items) - len(broken)
+                shape, dtype = stored.shape[1:], str(stored.dtype)
+            if progress is not None:
+                progress(places.stop, len(listing))
+    rows = len(listing) - len(broken)
     return {
         "shape": [rows, *shape],
         "dtype": dtype,
@@ -126,30 +127,62 @@ def _write(
     }
 
 
-def _decoded(listing: Listing, codec: Codec) -> Iterator[np.ndarray | Unreadable]:
-    """Stored examples in order; decoders and resampling release the interpreter's lock, so threads suffice."""
+def _decoded(listing: Listing, codec: Codec) -> Iterator[tuple[range, np.ndarray, dict[int, str]]]:
+    """Places in order, some at a time, with the stored examples and those that are broken.
+
+    Decoders and resampling release the interpreter's lock, so threads suffice.
+    """
     one_large = threading.Lock()
 
-    def stored(place: int) -> np.ndarray | Unreadable:
-        header = listing.items[place].header
-        with one_large if header.height * header.width > _LARGE else nullcontext():
-            return _decode(listing, place, codec)
+    def work(places: range) -> tuple[range, np.ndarray, dict[int, str]]:
+        rows = listing.rows(places.start, places.stop)
+        if rows is not None:
+            return places, *_sound(codec.store_many(rows), places)
+        whole, broken = [], {}
+        for place in places:
+            header = listing.header(place)
+            with one_large if header.height * header.width > _LARGE else nullcontext():
+                stored = _decode(listing, place, codec)
+            if isinstance(stored, Unreadable):
+                broken[place] = str(stored)
+            else:
+                whole.append(stored)
+        return places, np.stack(whole) if whole else np.zeros(0), broken
 
+    jobs = _jobs(listing, codec)
     sequential = listing.tree is not None and listing.tree.sequential
-    with ThreadPoolExecutor(1 if sequential else min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(listing.items), _CHUNK):
-            yield from pool.map(stored, range(start, min(start + _CHUNK, len(listing.items))))
+    workers = 1 if sequential else min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        while several := list(islice(jobs, _AHEAD * workers)):
+            yield from pool.map(work, several)
+
+
+def _jobs(listing: Listing, codec: Codec) -> Iterator[range]:
+    """What a worker takes at a time: a few files, or a megabyte or so of an array's rows."""
+    rows = max(_FILES, _ROWS // math.prod(codec.shape))
+    start = 0
+    while start < len(listing):
+        stop = min(len(listing), start + (_FILES if listing.items.stack[start] == FILE else rows))
+        yield range(start, stop)
+        start = stop
 
 
 def _decode(listing: Listing, place: int, codec: Codec) -> np.ndarray | Unreadable:
     try:
         height, width = codec.shape[-2:]
-        out = codec.store(listing.read(listing.items[place], (height, width)))
+        out = codec.store_many(listing.read(place, (height, width))[None])
     except Unreadable as error:
         return error
-    if out.dtype.kind == "f" and not np.isfinite(out).all():
-        return Unreadable("holds NaN or infinite values")
-    return out
+    sound, broken = _sound(out, range(place, place + 1))
+    return Unreadable(broken[place]) if broken else sound[0]
+
+
+def _sound(stored: np.ndarray, places: range) -> tuple[np.ndarray, dict[int, str]]:
+    """The examples that are finite throughout, and the places of the others."""
+    if stored.dtype.kind != "f":
+        return stored, {}
+    finite = np.isfinite(stored.reshape(len(stored), -1)).all(axis=1)
+    return stored[finite], {places[i]: "holds NaN or infinite values" for i in np.flatnonzero(~finite)}
 
 
 def _open(folder: Path) -> Stored:

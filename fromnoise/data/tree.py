@@ -10,12 +10,17 @@ import os
 import posixpath
 import stat
 import tarfile
+import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BufferedIOBase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
 
 from fromnoise.errors import FromNoiseError
 
@@ -24,27 +29,65 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz
 _SILENT = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
 # One file is read whole before it is looked at: an uncompressed image at the limit of 50 megapixels needs 0.8 GB.
 MAX_FILE = 1 << 30
+STAMP = 16  # bytes
+SETTLED = 2_000_000_000  # nanoseconds; the coarsest times of a common file system (FAT) are in steps of 2 s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A file that takes no part in the set, and why."""
+    """A file that takes no part in the set, and why; `link` says that it is another name of a file that does."""
 
     name: str
     reason: str
+    link: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One file: its POSIX name relative to the root, its size in bytes, and its place in an archive."""
+    """One file: its POSIX name relative to the root, its size in bytes, its place in an archive, and its stamp.
+
+    The stamp (16 bytes) changes whenever name or content do; it is empty where that cannot be promised.
+    """
 
     name: str
     size: int
     place: int = 0
+    stamp: bytes = b""
 
     @property
     def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix.lower()
+        return suffix(self.name)
+
+
+class Entries:
+    """Entries as columns, so that ten million files are a name, two numbers and a stamp each.
+
+    `stamps` is (n, 2) uint64, zeros for an empty stamp.
+    """
+
+    def __init__(self, found: Iterable[Entry], *, by_name: bool = True) -> None:
+        names: list[str] = []
+        sizes, places, stamps = array("q"), array("q"), bytearray()
+        for entry in found:
+            names.append(entry.name)
+            sizes.append(entry.size)
+            places.append(entry.place)
+            stamps += entry.stamp or bytes(STAMP)
+        order = sorted(range(len(names)), key=names.__getitem__) if by_name else range(len(names))
+        self.names = [names[i] for i in order]
+        self.sizes, self.places = (np.array(column, dtype=np.int64)[order] for column in (sizes, places))
+        self.stamps = np.frombuffer(bytes(stamps), dtype=np.uint64).reshape(-1, 2)[order]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place: int) -> Entry:
+        return Entry(
+            name=self.names[place],
+            size=int(self.sizes[place]),
+            place=int(self.places[place]),
+            stamp=self.stamps[place].tobytes(),
+        )
 
 
 @runtime_checkable
@@ -52,7 +95,7 @@ class Tree(Protocol):
     """A flat list of files.  `sequential` trees are cheap to read only in the order of their entries."""
 
     name: str
-    entries: tuple[Entry, ...]
+    entries: Entries
     skipped: tuple[Skipped, ...]
     sequential: bool
 
@@ -80,10 +123,23 @@ def reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]
 
 
+def suffix(name: str) -> str:
+    """`.png` of `a/b.PNG`, empty where there is none."""
+    return posixpath.splitext(name)[1].lower()
+
+
 def ignored(name: str) -> bool:
     """Hidden files and what operating systems leave behind: no part of anybody's data, and never mentioned."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("..", ".", "/")]
+    parts = [part for part in name.split("/") if part not in ("..", ".", "")]
     return any(part.startswith(".") or part.lower() in _SILENT for part in parts)
+
+
+def _stamp(info: os.stat_result, *name: str | int) -> bytes:
+    """From what a file system says of a file; ctime is there because no program can set it back."""
+    said = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, *name)
+    # A file that is written to again at once may keep its times, so one just written has no stamp yet (as in git).
+    recent = time.time_ns() - max(info.st_mtime_ns, info.st_ctime_ns) < SETTLED
+    return b"" if recent else blake2b(repr(said).encode(), digest_size=STAMP).digest()
 
 
 def _tidy(name: str) -> str:
@@ -101,8 +157,7 @@ class Folder:
         self._root = root
         self._real = os.path.realpath(root)
         self._skipped: list[Skipped] = []
-        found = self._walk(str(root), {self._real}) if only is None else self._named(only)
-        self.entries = tuple(sorted(found, key=lambda entry: entry.name))
+        self.entries = Entries(self._walk("", {self._real}) if only is None else self._named(only))
         self.skipped = tuple(self._skipped)
 
     def open(self, entry: Entry) -> BufferedIOBase:
@@ -114,55 +169,56 @@ class Folder:
     def _named(self, names: Sequence[str]) -> Iterator[Entry]:
         for name in names:
             try:
-                yield Entry(name=name, size=(self._root / name).stat().st_size)
+                info = os.stat(self._root / name)
+                yield Entry(name=name, size=info.st_size, stamp=_stamp(info, name))
             except OSError as error:
-                self._skipped.append(Skipped(name=name, reason=f"cannot be read: {reason(error)}"))
+                self._skip(name, f"cannot be read: {reason(error)}")
 
-    def _walk(self, folder: str, seen: set[str]) -> Iterator[Entry]:
+    def _walk(self, prefix: str, seen: set[str]) -> Iterator[Entry]:
+        """The files below the folder whose name is `prefix`, which ends in a slash or is empty for the root."""
+        folder = os.path.join(self._root, prefix)
         try:
-            names = sorted(os.listdir(folder))
+            found = sorted(os.listdir(folder))
         except OSError as error:
-            if folder == str(self._root):
+            if not prefix:
                 raise FromNoiseError(f"The folder {self._root} cannot be read: {reason(error)}.") from error
-            self._skip(folder, f"folder cannot be read: {reason(error)}")
+            self._skip(prefix.rstrip("/"), f"folder cannot be read: {reason(error)}")
             return
-        for name in names:
-            if ignored(name):
+        for one in found:
+            if ignored(one):
                 continue
-            path = os.path.join(folder, name)
-            if os.path.isdir(path):
+            name, path = prefix + one, os.path.join(folder, one)
+            try:
+                info = os.lstat(path)
+                link = stat.S_ISLNK(info.st_mode)
+                info = os.stat(path) if link else info
+            except OSError as error:
+                self._skip(name, f"cannot be read: {reason(error)}")
+                continue
+            if stat.S_ISDIR(info.st_mode):
                 real = os.path.realpath(path)
-                if real in seen or (os.path.islink(path) and self._inside(real)):
-                    self._skip(path, "symbolic link to a folder that is in the set already")
+                if real in seen or (link and self._inside(real)):
+                    self._skip(name, "symbolic link to a folder that is in the set already", link=True)
                 else:
-                    yield from self._walk(path, seen | {real})
+                    yield from self._walk(name + "/", seen | {real})
+            elif link and (target := self._target(path)):
+                self._skip(name, f"exact duplicate: a symbolic link to {target}, which is kept once", link=True)
+            elif not stat.S_ISREG(info.st_mode):
+                self._skip(name, "not a regular file")
             else:
-                yield from self._entry(path)
+                yield Entry(name=name, size=info.st_size, stamp=_stamp(info, name))
 
-    def _entry(self, path: str) -> Iterator[Entry]:
-        try:
-            info = os.lstat(path)
-            if stat.S_ISLNK(info.st_mode):
-                real = os.path.realpath(path)
-                info = os.stat(path)
-                if self._inside(real) and not ignored(os.path.relpath(real, self._real)):
-                    target = self._relative(real, self._real)
-                    return self._skip(path, f"exact duplicate: a symbolic link to {target}, which is kept once")
-        except OSError as error:
-            return self._skip(path, f"cannot be read: {reason(error)}")
-        if not stat.S_ISREG(info.st_mode):
-            return self._skip(path, "not a regular file")
-        yield Entry(name=self._relative(path, str(self._root)), size=info.st_size)
+    def _target(self, path: str) -> str:
+        """The name that a link's target has in the set, empty where it has none."""
+        real = os.path.realpath(path)
+        name = os.path.relpath(real, self._real).replace(os.sep, "/")
+        return name if self._inside(real) and not ignored(name) else ""
 
     def _inside(self, real: str) -> bool:
         return real.startswith(self._real.rstrip(os.sep) + os.sep)
 
-    @staticmethod
-    def _relative(path: str, root: str) -> str:
-        return os.path.relpath(path, root).replace(os.sep, "/")
-
-    def _skip(self, path: str, reason: str) -> None:
-        self._skipped.append(Skipped(name=self._relative(path, str(self._root)), reason=reason))
+    def _skip(self, name: str, reason: str, link: bool = False) -> None:
+        self._skipped.append(Skipped(name=name, reason=reason, link=link))
 
 
 class Zip:
@@ -181,11 +237,11 @@ class Zip:
         self._members = self._zip.infolist()
         files = [(i, m) for i, m in enumerate(self._members) if not m.is_dir() and not ignored(m.filename)]
         locked = {i for i, m in files if m.flag_bits & 1}
-        self.entries = tuple(
-            sorted(
-                (Entry(name=_tidy(m.filename), size=m.file_size, place=i) for i, m in files if i not in locked),
-                key=lambda entry: entry.name,
-            )
+        info = os.stat(file)
+        self.entries = Entries(
+            Entry(name=_tidy(m.filename), size=m.file_size, place=i, stamp=_stamp(info, m.filename, i))
+            for i, m in files
+            if i not in locked
         )
         self.skipped = tuple(
             Skipped(name=m.filename, reason="encrypted: unpack the archive with its password")
@@ -214,18 +270,20 @@ class Tar:
             raise FromNoiseError(
                 f"The archive {file} cannot be opened ({reason(error)}): pack or download it again."
             ) from error
+        info = os.stat(file)
         entries, skipped = [], []
         names = {_tidy(member.name) for member in self._members if member.isreg()}
         for i, member in enumerate(self._members):
             if member.isdir() or ignored(member.name):
                 continue
             if member.isreg():
-                entries.append(Entry(name=_tidy(member.name), size=member.size, place=i))
+                stamp = _stamp(info, member.name, i)
+                entries.append(Entry(name=_tidy(member.name), size=member.size, place=i, stamp=stamp))
             elif member.issym() or member.islnk():
-                skipped.append(Skipped(name=member.name, reason=self._link(member, names)))
+                skipped.append(self._link(member, names))
             else:
                 skipped.append(Skipped(name=member.name, reason="not a regular file"))
-        self.entries, self.skipped = tuple(entries), tuple(skipped)
+        self.entries, self.skipped = Entries(entries, by_name=False), tuple(skipped)
 
     def open(self, entry: Entry) -> BufferedIOBase:
         file = self._tar.extractfile(self._members[entry.place])
@@ -236,13 +294,14 @@ class Tar:
         return None
 
     @staticmethod
-    def _link(member: tarfile.TarInfo, names: set[str]) -> str:
+    def _link(member: tarfile.TarInfo, names: set[str]) -> Skipped:
         # Hard links name a member; symbolic links are relative to their own folder.
         folder = "" if member.islnk() else posixpath.dirname(member.name)
         target = posixpath.normpath(posixpath.join(folder, member.linkname))
         if target in names:
-            return f"exact duplicate: a link to {target}, which is kept once"
-        return f"link to {member.linkname}, which is not in the archive"
+            why = f"exact duplicate: a link to {target}, which is kept once"
+            return Skipped(name=member.name, reason=why, link=True)
+        return Skipped(name=member.name, reason=f"link to {member.linkname}, which is not in the archive")
 
 
 def open_tree(source: Path) -> Tree:

@@ -22,8 +22,8 @@ class Loss:
 
 @runtime_checkable
 class Objective(Protocol):
-    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng) -> Loss:
-        """The training loss at noise levels of the objective's own choice."""
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
+        """The training loss at noise levels of the objective's own choice; `progress` is the part of the run done."""
         ...
 
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:

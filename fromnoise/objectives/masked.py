@@ -25,7 +25,7 @@ class MaskedCrossEntropy:
 
     t_min: float = 1e-3
 
-    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng) -> Loss:
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float = 0.0) -> Loss:
         t = (self.t_min + (1 - self.t_min) * rng.stratified()).float().to(x0.device)
         t = t.reshape(-1, *(1,) * (x0.ndim - 1))
         return Loss(self.at(denoise, x0, cond, t, rng), t.flatten())

@@ -72,7 +72,7 @@ class Regression:
     mid_share: float = 0.25
     time_axes: tuple[int, ...] = ()
 
-    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng) -> Loss:
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float = 0.0) -> Loss:
         t = self.times(x0, rng)
         post = self.posterior(denoise, x0, cond, t, rng)
         value = self.error(post.x0, x0, t)

@@ -1,0 +1,114 @@
+"""Groups found in data that has no classes: a condition that needs no labels.
+
+A model of everything at once must first decide what to make.  Told which of k groups an example belongs to, it spends
+its capacity on how members differ, and sampling draws a group as often as it occurs, so that what is sampled is still
+the whole (self-guided and self-conditioned diffusion: Hu et al. 2023, Li et al. 2024).  The groups are k-means of the
+examples' leading principal components, seen small.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from scipy.cluster.vq import kmeans2, vq
+from torch import Tensor
+
+from fromnoise.cond import Column
+from fromnoise.data.cache import Dataset
+from fromnoise.data.columns import Encoded
+from fromnoise.data.listing import Listing
+from fromnoise.data.store import default_cache
+
+NAME = "group"
+_MOST, _FEWEST = 256, 4
+_SIDE = 16  # of the picture that groups are found in
+_COMPONENTS = 64
+_FITTED = 20_000  # training examples that components and centres are found from
+_CHUNK = 4096
+
+
+def propose(examples: int) -> int:
+    """How many groups so many training examples are worth: 0.8·√n, and none where that is less than 4."""
+    k = min(_MOST, round(0.8 * examples**0.5))
+    return k if k >= _FEWEST else 0
+
+
+def of_data(listing: Listing, asked: Sequence[str]) -> list[str]:
+    """The columns of `asked` that the data itself must have: all but "group", unless that is one of its own."""
+    own = {profile.name for profile in listing.profiles}
+    return [name for name in asked if name != NAME or NAME in own]
+
+
+def with_groups(dataset: Dataset, asked: Sequence[str] | None) -> Dataset:
+    """The data set with groups as a condition, if the columns that were `asked` for are that, or none of its own are.
+
+    A column "group" that comes with the data goes before.
+    """
+    if any(profile.name == NAME for profile in dataset.listing.profiles):
+        return dataset
+    by_name = asked is not None and NAME in asked
+    k = propose(len(dataset.indices("train")))
+    if by_name:
+        return grouped(dataset, max(k, _FEWEST))
+    return grouped(dataset, k) if asked is None and not dataset.columns and k else dataset
+
+
+def grouped(dataset: Dataset, k: int) -> Dataset:
+    """The data set with the column "group", of at most `k` groups, the largest first; found once and then cached."""
+    file = default_cache() / "groups" / f"{dataset.fingerprint}-{'x'.join(map(str, dataset.codec.shape))}-{k}.npy"
+    try:
+        values = np.load(file)
+    except (OSError, ValueError):
+        values = find_groups(dataset, k)
+        _keep(file, values)
+    labels = tuple(map(str, range(int(values.max()) + 1)))
+    column = Column(name=NAME, kind="class", labels=labels)
+    found = Encoded(column=column, values=values, present=np.ones(len(values), dtype=bool))
+    note = f"groups: {len(labels)} kinds of examples, found without labels, are the condition; --columns none for none."
+    return replace(
+        dataset,
+        columns=(*dataset.columns, column),
+        encoded=(*dataset.encoded, found),
+        notes=(*dataset.notes, note),
+    )
+
+
+def find_groups(dataset: Dataset, k: int) -> np.ndarray:
+    """(n,) int64, the group of every example; components and centres are those of the training split alone."""
+    rng = np.random.default_rng(0)
+    fitted = np.sort(rng.permutation(dataset.indices("train"))[:_FITTED])
+    x = torch.cat(list(_small(dataset, fitted)))
+    mean = x.mean(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        components = torch.pca_lowrank(x - mean, q=min(_COMPONENTS, *x.shape), center=False, niter=4)[2]
+    centres, first = kmeans2(((x - mean) @ components).numpy(), min(k, len(x)), iter=20, minit="++", rng=rng)
+    order = np.argsort(-np.bincount(first, minlength=len(centres)), kind="stable")
+    centres = centres[order][: len(np.unique(first))]  # without the empty ones
+    everyone = _small(dataset, np.arange(len(dataset)))
+    return np.concatenate([vq(((part - mean) @ components).numpy(), centres)[0] for part in everyone]).astype(np.int64)
+
+
+def _small(dataset: Dataset, indices: np.ndarray) -> Iterator[Float[Tensor, "b d"]]:
+    """The examples no more than _SIDE wide, a chunk at a time."""
+    for start in range(0, len(indices), _CHUNK):
+        x = dataset.x0(indices[start : start + _CHUNK])
+        yield F.adaptive_avg_pool2d(x, [min(n, _SIDE) for n in x.shape[2:]]).flatten(1)
+
+
+def _keep(file: Path, values: np.ndarray) -> None:
+    """Without the file the groups are found again, and nothing else is lost."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp.npy")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(temporary, values)
+        temporary.replace(file)
+    temporary.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""Distillation: a trained model becomes the teacher of its own student for 1 to 4 steps.
+
+The student is the same network as a flow map, starts from the release's weights, and is trained in RUN/distilled as any
+run is: checkpoints, metrics, best, previews, resume, rollback and budget are the session's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+from fromnoise.build import build_flow_map, build_guidance
+from fromnoise.config import Config, SampleConfig, override
+from fromnoise.data import Dataset
+from fromnoise.errors import FromNoiseError
+from fromnoise.folder import RunFolder
+from fromnoise.memory import reset_peak
+from fromnoise.prepare import Prepared, Source, asked_precision, make_session, reopen, run_facts
+from fromnoise.release import Release, load_release
+from fromnoise.runtime import autocast, detect, reuse_memory
+from fromnoise.session import Session
+
+# Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
+GENTLER = 1 / 3
+LAYOUT = ("size", "columns", "channels_first")
+
+
+def student_folder(folder: RunFolder) -> RunFolder:
+    return RunFolder(folder.path / "distilled")
+
+
+def check_teacher(folder: RunFolder, release: Release) -> None:
+    """Raises FromNoiseError for a model that cannot be distilled."""
+    if folder.path.is_file():
+        raise FromNoiseError(
+            f"{folder.path} is a lone release, which knows no data to learn on: name the run folder that it came from."
+        )
+    if release.config.model.flow_map:
+        raise FromNoiseError(f"{folder.path} is a student already: distil the run that it came from.")
+    if not release.denoiser.process.continuous:
+        raise FromNoiseError("Only models of continuous data have a flow to distil, and this one makes tokens.")
+
+
+def student_config(config: Config, settings: Sequence[str], *, budget: float | None, steps: int | None) -> Config:
+    """The settings of a student of a run with `config`, as long as the run itself unless told otherwise."""
+    run = config.run if budget is None and steps is None else replace(config.run, budget=budget, steps=steps)
+    optim = replace(
+        config.optim, muon_lr=round(config.optim.muon_lr * GENTLER, 6), adam_lr=round(config.optim.adam_lr * GENTLER, 6)
+    )
+    student = replace(
+        config,
+        model=replace(config.model, flow_map=True),
+        optim=optim,
+        run=run,
+        sample=SampleConfig(sampler="ddim", steps=4, grid="linear", shift=1.0),
+    )
+    return override(student, settings)
+
+
+def begin_student(
+    folder: RunFolder,
+    teacher: Release,
+    dataset: Dataset,
+    settings: Sequence[str],
+    *,
+    budget: float | None,
+    steps: int | None,
+) -> Prepared:
+    """A new student of the run in `folder`: its own run folder claimed, its settings written down."""
+    own = student_folder(folder)
+    if own.facts.exists():
+        raise FromNoiseError(
+            f"{folder.path} has a student already: go on with it by --resume, or delete {own.path} to begin anew."
+        )
+    runtime = detect(asked_precision(settings))
+    reuse_memory()
+    reset_peak(runtime.device)
+    config = student_config(teacher.config, settings, budget=budget, steps=steps)
+    guided = f", guided by {teacher.config.sample.guidance:g}" if teacher.config.sample.guidance != 1 else ""
+    notes = [f"student: learns the flow of its teacher {teacher.digest}{guided}, for sampling in 1 to 4 steps."]
+    before = folder.read_facts()["data"]
+    facts = run_facts(before["source"], dataset, config, runtime, {name: before[name] for name in LAYOUT}, notes)
+    with own.claimed() if runtime.is_main else nullcontext():
+        if runtime.is_main:
+            own.create(facts | {"data": before, "teacher": teacher.digest}, dataset.split_rows())
+    return Prepared(folder=own, dataset=dataset, config=config, runtime=runtime, resumed=False, notes=notes)
+
+
+def reopen_student(folder: RunFolder, teacher: Release, source: Source, settings: Sequence[str]) -> Prepared:
+    """A student that was begun, with its own settings but for `settings`."""
+    own = student_folder(folder)
+    if own.read_facts().get("teacher") != teacher.digest:
+        raise FromNoiseError(
+            f"The model of {folder.path} is not the one this student began with: delete {own.path} to begin anew."
+        )
+    return reopen(source, own, {}, settings, progress=lambda done, total: None)
+
+
+def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Session:
+    """The student's session: as for any run, but for its first weights and what it is trained by."""
+    session, runtime = make_session(prepared, begun), prepared.runtime
+    teacher = load_release(folder.model, partial(autocast, runtime))
+    session.trainer.denoiser.load_state_dict(teacher.denoiser.state_dict())
+    frozen = teacher.to(runtime.device).denoiser
+    guided = build_guidance(teacher.config.sample, frozen, teacher.weak)
+    session.trainer.objective = build_flow_map(prepared.config, guided, frozen.start)
+    return session

@@ -1,0 +1,210 @@
+"""Grids found for one model: for each number of moves the times at which few-step sampling strays least.
+
+A teacher walks some priors once over many times t_0 > … > t_N = 0 and keeps every x_i and x0_hat_i.  A move of the
+multistep stepper from node j to k, with node i before it, is linear in what was kept,
+
+    x_k ≈ q·x_j + (1-q)·(x0_hat_j + r·(x0_hat_j - x0_hat_i)),    q = t_k/t_j,  r as in `stepper.extrapolation`,
+
+so the errors of all moves (i, j, k) against the teacher's x_k are quadratic forms in one Gram matrix, without another
+evaluation.  An error made at node k has grown when it arrives at the end: tenfold and more from the noisy end, where it
+decides which picture it will be.  A second walk, from slightly other priors, measures the growth.  The grid of n moves
+with the least Σ (growth_k·error_ijk)², errors of different moves being taken as uncorrelated, is then the shortest
+path over pairs of nodes.  This is GITS (Chen et al. 2024, "On the trajectory regularity of diffusion-based sampling")
+with second-order moves and measured growth in place of Euler moves and none.
+
+Two freedoms beyond the formulas of `grid.py`:
+- A walk may start below the noisiest time, from scaled noise.  It saves the evaluation that tells little more than the
+  mean of the data, and leaves out the data's share of x_t.  That error grows less than others, being nearly the same
+  for all samples: a third walk measures it.
+- `last`, the last time above 0, is fixed.  Below it a model has hardly been trained, and one jump to 0 gives better
+  samples than many moves, though they end nearer to the exact solution; so the teacher jumps from there, too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fromnoise.build import build_guidance
+from fromnoise.cond import Cond
+from fromnoise.denoise import Denoiser
+from fromnoise.grid import Times
+from fromnoise.path import logsnr
+from fromnoise.release import Release
+from fromnoise.rng import Rng
+from fromnoise.sample import sample
+from fromnoise.stepper import Multistep, extrapolation
+from fromnoise.types import Data, FromNoiseError
+
+STEPS = range(3, 25)
+BATCH = 8
+LAST = 0.1
+NOISIEST = 5.0  # logit(t) of the first node below t = 1
+LATE = 0.988  # of the noisiest time: where the walk starts that measures what starting late costs
+NUDGE = 0.02  # of the way to another sample: small enough for errors to grow as infinitesimal ones do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """What a fine walk leaves behind.
+
+    times   t_0 > … > t_N = 0
+    gram    mean products of elements of (x_0, …, x_N, x0_hat_0, …, x0_hat_{N-1}), over examples and elements
+    growth  by how much a small error at each node has grown at the end; the last is 1
+    late    the same of the error of a start from scaled noise at `LATE` of the noisiest time
+    """
+
+    times: Times
+    gram: Float[Tensor, "m m"]
+    growth: Float[Tensor, " n"]
+    late: float
+
+
+def search(
+    release: Release,
+    *,
+    steps: Sequence[int] = STEPS,
+    last: float = LAST,
+    seconds: float = math.inf,
+    seed: int = 0,
+    priors: int = 64,
+    nodes: int = 48,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Times, ...]:
+    """One grid for each number of moves in `steps`, for the release's own guidance and the multistep stepper.
+
+    Walks `priors` of `seed` thrice over `nodes` moves, eight priors at a time and as many as fit into `seconds`; 16
+    will do.  The result is () where not even eight fit, and for models that multistep does not sample (tokens, flow
+    maps).  Without a limit it is a function of the release and `seed` alone.
+    """
+    if not release.denoiser.process.continuous or release.config.model.flow_map:
+        return ()
+    denoise = build_guidance(release.config.sample, release.denoiser, release.weak)
+    times = teacher_times(release.denoiser.start, last, nodes)
+    device = next(release.denoiser.parameters()).device
+
+    def draw(first: int) -> tuple[Data, Cond]:
+        indices = range(first, first + BATCH)
+        shape = (BATCH, *release.codec.shape)
+        x = denoise.process.prior(shape, times[0], Rng.of(seed, indices, "search")).to(device)
+        return x, release.conditions({}, seed, indices).to(device)
+
+    begun = clock()
+    batches = _in_time(denoise, times, map(draw, range(0, priors, BATCH)), lambda: seconds - (clock() - begun))
+    teacher = teach(denoise, times, batches)
+    return () if teacher is None else tuple(grids(teacher, steps).values())
+
+
+def teacher_times(start: float, last: float, count: int) -> Times:
+    """`start`, then uniform in logit(t), i.e. in log-SNR, down to `last`, then 0: `count` moves."""
+    if not 0 < last < start <= 1:
+        raise FromNoiseError(f"The last time of a grid lies between 0 and its start {start:g}, not at {last:g}.")
+    high = min(NOISIEST, math.log(start / (1 - start)) if start < 1 else math.inf)
+    inside = torch.linspace(high, math.log(last / (1 - last)), count, dtype=torch.float64)[1:]
+    return (start, *(round(t, 6) for t in inside.sigmoid().tolist()), 0.0)
+
+
+def teach(denoise: Denoiser, times: Times, batches: Iterable[tuple[Data, Cond]]) -> Teacher | None:
+    """Walks each batch of priors, of at least two, three times over `times`; None if there are no batches."""
+    gram = torch.zeros(2 * len(times) - 1, 2 * len(times) - 1, dtype=torch.float64)
+    strayed, missed, count = torch.zeros(len(times), dtype=torch.float64), torch.zeros(2, dtype=torch.float64), 0
+    start = next(i for i, t in enumerate(times) if t <= LATE * times[0])
+    for x, cond in batches:
+        states, guesses = _walk(denoise, times, x, cond)
+        end = states[-1].to(x.device)
+        # Towards another sample: errors of moves lie among differences of pictures, not among all directions.
+        nudged, _ = _walk(denoise, times, x + NUDGE * (end.roll(1, dims=0) - end), cond)
+        late, _ = _walk(denoise, times[start:], x * (times[start] / times[0]), cond)
+        strayed += torch.stack([_square(a - b) for a, b in zip(states, nudged, strict=True)])
+        missed += torch.stack([_square(late[0] - states[start]), _square(late[-1] - states[-1])])
+        for example in torch.stack(states + guesses, dim=1):
+            rows = example.flatten(1).double()
+            gram += rows @ rows.T / rows.shape[1]
+        count += len(x)
+    if not count:
+        return None
+    growth = (strayed[-1] / strayed).sqrt()
+    return Teacher(times=times, gram=gram / count, growth=growth, late=float((missed[1] / missed[0]).sqrt()))
+
+
+def grids(teacher: Teacher, steps: Iterable[int]) -> dict[int, Times]:
+    """The best grid for each number of moves, which pass through the teacher's last time above 0."""
+    wanted = set(steps)
+    if not wanted or min(wanted) < 2 or max(wanted) >= len(teacher.times):
+        raise FromNoiseError(f"Grids are searched for 2 to {len(teacher.times) - 1} moves, not {sorted(wanted)}.")
+    paths = shortest(*costs(teacher), max(wanted))
+    return {n: tuple(teacher.times[i] for i in path) for n, path in enumerate(paths, start=1) if n in wanted}
+
+
+def costs(teacher: Teacher) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n n"]]:
+    """(growth·error)² of starting at node j and moving to k, and of moving from j to k after i; ∞ where impossible."""
+    t = torch.tensor(teacher.times, dtype=torch.float64)
+    level, grown = logsnr(t) / 2, teacher.growth.square()
+    end = len(t) - 1
+    every = torch.arange(end + 1)
+    i, j, k = every[:, None, None], every[:, None], every
+    guess = (end + 1 + every).clamp_max(2 * end)  # there is no guess at the end, whence no move starts
+
+    def square(*terms: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean square of a sum of weight·row."""
+        products = (a * b * teacher.gram[m, n] for a, m in terms for b, n in terms)
+        return sum(products, torch.zeros(())).clamp_min(0)
+
+    one = torch.ones((), dtype=torch.float64)
+    q = torch.where(j < k, t[k] / t[j], 0.0)
+    allowed = (j < k) & ((k < end) | (j == end - 1))
+    euler = square((one, k), (-q, j), (q - 1, guess[j])) * grown
+    near = t >= t[0] * (1 - 2 * (1 - LATE))
+    scaled = square((one, every), (-t / t[0], torch.zeros_like(every))) * torch.where(near, teacher.late**2, grown)
+    first = torch.where(allowed, scaled[:, None] + euler, torch.inf)
+    r = extrapolation(level[i], level[j], level[k])
+    second = square((one, k), (-q, j), ((q - 1) * (1 + r), guess[j]), ((1 - q) * r, guess[i])) * grown
+    return first, torch.where(allowed & (i < j), second, torch.inf)
+
+
+def shortest(first: Float[Tensor, "n n"], second: Float[Tensor, "n n n"], most: int) -> Iterator[list[int]]:
+    """Nodes of the cheapest path to the last node in 1, 2, …, `most` moves; moves cost second[i, j, k], the first
+    first[j, k]."""
+    best, origins = first, []  # best[j, k]: of the paths that end with the move from j to k
+    for _ in range(most):
+        path = [len(first) - 1, int(best[:, -1].argmin())]
+        for origin in reversed(origins):
+            path.append(int(origin[path[-1], path[-2]]))
+        yield path[::-1]
+        best, origin = (best[:, :, None] + second).min(dim=0)
+        origins.append(origin)
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.double().square().mean()
+
+
+def _walk(denoise: Denoiser, times: Times, x: Data, cond: Cond) -> tuple[list[Data], list[Data]]:
+    """x at every time, and x0_hat at every time but the last, on the CPU."""
+    steps = list(sample(denoise, Multistep(), times, x, cond, Rng.of(0, range(len(x)))))
+    states = [x, *(step.x for step in steps)]
+    guesses = [step.post.point() for step in steps if step.post is not None]
+    return [s.cpu() for s in states], [g.cpu() for g in guesses]
+
+
+def _in_time(
+    denoise: Denoiser, times: Times, batches: Iterator[tuple[Data, Cond]], left: Callable[[], float]
+) -> Iterator[tuple[Data, Cond]]:
+    """Batches for as long as another fits into the seconds `left`; the first is judged by one evaluation."""
+    cost = 0.0
+    for x, cond in batches:
+        for _ in range(2 if cost == 0 else 0):  # the first evaluation warms up
+            before = left()
+            next(sample(denoise, Multistep(), times[:2], x, cond, Rng.of(0, range(len(x))))).x.sum().item()
+            cost = 3 * (len(times) - 1) * (before - left())
+        if cost > left():
+            return
+        before = left()
+        yield x, cond
+        cost = before - left()
