@@ -110,7 +110,8 @@ class RunConfig:
     """How long, and how closely watched.  Exactly one of `steps` and `budget` (seconds) is set.
 
     The release is chosen among `held_evaluations` moments spread evenly over the run's progress, never by the clock,
-    so that a run in steps is reproducible; saving and previews, which change nothing, are in seconds.
+    so that a run in steps is reproducible; saving and previews, which change nothing, are in seconds.  `grid_priors`
+    are the samples by which grids of sampling are searched at the end, 0 for none.
     """
 
     steps: Count | None = None
@@ -120,6 +121,7 @@ class RunConfig:
     ema: Annotated[float, Field(gt=0, le=0.14)] = 0.05
     held_evaluations: Count = 16
     held_examples: Count = 64
+    grid_priors: Annotated[int, Field(ge=0)] = 16
     save_every: Positive = 60.0
     preview_first: Positive = 40.0
     preview_every: Positive = 120.0
@@ -136,9 +138,9 @@ class SampleConfig:
     """
 
     sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "multistep"
-    steps: Count = 24
+    steps: Count = 12
     grid: Literal["linear", "logsnr", "karras"] = "linear"
-    shift: Positive = 3.0
+    shift: Positive = 2.0
     searched: tuple[tuple[Fraction, ...], ...] = ()
     guidance: Finite = 1.0
     reference: Literal["weak", "null"] = "null"

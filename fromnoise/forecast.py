@@ -254,7 +254,7 @@ def calibrate(dataset: Dataset, config: Config, runtime: Runtime) -> Calibration
         durations = _durations(events)
         step = float(trim_mean(durations[SETTLING:], 0.1))
         session.cost["step"] = step
-        memory = peak(runtime.device, dataset.stored)
+        memory = peak(runtime.device)
         files = session.folder
         return Calibration(
             pace=Pace(

@@ -26,6 +26,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -38,11 +39,12 @@ from fromnoise.grid import Times
 from fromnoise.path import logsnr
 from fromnoise.release import Release
 from fromnoise.rng import Rng
-from fromnoise.sample import sample
+from fromnoise.sample import Step, finish, sample
 from fromnoise.stepper import Multistep, extrapolation
 from fromnoise.types import Data, FromNoiseError
 
 STEPS = range(3, 25)
+NODES, WALKS = 48, 3  # moves of the teacher, and how often each prior walks them
 BATCH = 8
 LAST = 0.1
 NOISIEST = 5.0  # logit(t) of the first node below t = 1
@@ -74,7 +76,7 @@ def search(
     seconds: float = math.inf,
     seed: int = 0,
     priors: int = 64,
-    nodes: int = 48,
+    nodes: int = NODES,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Times, ...]:
     """One grid for each number of moves in `steps`, for the release's own guidance and the multistep stepper.
@@ -116,13 +118,15 @@ def teach(denoise: Denoiser, times: Times, batches: Iterable[tuple[Data, Cond]])
     strayed, missed, count = torch.zeros(len(times), dtype=torch.float64), torch.zeros(2, dtype=torch.float64), 0
     start = next(i for i, t in enumerate(times) if t <= LATE * times[0])
     for x, cond in batches:
-        states, guesses = _walk(denoise, times, x, cond)
-        end = states[-1].to(x.device)
+        steps = [(step.x.cpu(), step.post.point().cpu()) for step in _walk(denoise, times, x, cond) if step.post]
+        states, guesses = [x.cpu(), *(x_s for x_s, _ in steps)], [guess for _, guess in steps]
         # Towards another sample: errors of moves lie among differences of pictures, not among all directions.
-        nudged, _ = _walk(denoise, times, x + NUDGE * (end.roll(1, dims=0) - end), cond)
-        late, _ = _walk(denoise, times[start:], x * (times[start] / times[0]), cond)
-        strayed += torch.stack([_square(a - b) for a, b in zip(states, nudged, strict=True)])
-        missed += torch.stack([_square(late[0] - states[start]), _square(late[-1] - states[-1])])
+        nudged = x + NUDGE * (states[-1].roll(1, dims=0) - states[-1]).to(x.device)
+        walked = (step.x for step in _walk(denoise, times, nudged, cond))
+        strayed += torch.stack([_square(a, b) for a, b in zip(states, chain([nudged], walked), strict=True)])
+        late = x * (times[start] / times[0])
+        arrived = finish(_walk(denoise, times[start:], late, cond))
+        missed += torch.stack([_square(states[start], late), _square(states[-1], arrived)])
         for example in torch.stack(states + guesses, dim=1):
             rows = example.flatten(1).double()
             gram += rows @ rows.T / rows.shape[1]
@@ -160,8 +164,9 @@ def costs(teacher: Teacher) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n n"
     q = torch.where(j < k, t[k] / t[j], 0.0)
     allowed = (j < k) & ((k < end) | (j == end - 1))
     euler = square((one, k), (-q, j), (q - 1, guess[j])) * grown
-    near = t >= t[0] * (1 - 2 * (1 - LATE))
-    scaled = square((one, every), (-t / t[0], torch.zeros_like(every))) * torch.where(near, teacher.late**2, grown)
+    # The later the start, the less alike for all samples is what it leaves out, and the more it grows.
+    late = torch.minimum(teacher.late * (1 - t / t[0]) / (1 - LATE), teacher.growth)
+    scaled = square((one, every), (-t / t[0], torch.zeros_like(every))) * late.square()
     first = torch.where(allowed, scaled[:, None] + euler, torch.inf)
     r = extrapolation(level[i], level[j], level[k])
     second = square((one, k), (-q, j), ((q - 1) * (1 + r), guess[j]), ((1 - q) * r, guess[i])) * grown
@@ -181,16 +186,13 @@ def shortest(first: Float[Tensor, "n n"], second: Float[Tensor, "n n n"], most: 
         origins.append(origin)
 
 
-def _square(x: Tensor) -> Tensor:
-    return x.double().square().mean()
+def _walk(denoise: Denoiser, times: Times, x: Data, cond: Cond) -> Iterator[Step]:
+    return sample(denoise, Multistep(), times, x, cond, Rng.of(0, range(len(x))))
 
 
-def _walk(denoise: Denoiser, times: Times, x: Data, cond: Cond) -> tuple[list[Data], list[Data]]:
-    """x at every time, and x0_hat at every time but the last, on the CPU."""
-    steps = list(sample(denoise, Multistep(), times, x, cond, Rng.of(0, range(len(x)))))
-    states = [x, *(step.x for step in steps)]
-    guesses = [step.post.point() for step in steps if step.post is not None]
-    return [s.cpu() for s in states], [g.cpu() for g in guesses]
+def _square(a: Data, b: Data) -> Tensor:
+    """Mean square of the difference."""
+    return (a - b.to(a.device)).double().square().mean()
 
 
 def _in_time(
@@ -201,8 +203,8 @@ def _in_time(
     for x, cond in batches:
         for _ in range(2 if cost == 0 else 0):  # the first evaluation warms up
             before = left()
-            next(sample(denoise, Multistep(), times[:2], x, cond, Rng.of(0, range(len(x))))).x.sum().item()
-            cost = 3 * (len(times) - 1) * (before - left())
+            finish(_walk(denoise, times[:2], x, cond)).sum().item()
+            cost = WALKS * (len(times) - 1) * (before - left())
         if cost > left():
             return
         before = left()

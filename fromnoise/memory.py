@@ -1,7 +1,8 @@
-"""How much memory a run takes, defined so that two runs can be compared.
+"""How much memory a run takes, defined so that two runs can be compared, and giving it back.
 
-process   the most physical memory that this process held at once since `reset_peak`, less the pages of the decoded data
-data      those pages: read through a mapped file, they count as resident, and the system takes them back at need
+process   the most physical memory that this process held at once since `reset_peak`, less `data`
+data      pages of mapped files without code, foremost of the decoded examples; they count as resident as they are read,
+          and the system takes them back at need
 device    the most memory that tensors took on a CUDA device at once since then
 
 Linux counts a process's own peak (VmHWM), which can be reset; macOS gives the peak since the process began, mapped
@@ -10,12 +11,13 @@ pages included; elsewhere `process` is None.  All in MB of 10^6 bytes.
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 _SELF = Path("/proc/self")
@@ -37,15 +39,24 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: torch.device, data: np.ndarray | None = None) -> Peak:
-    """The peak so far; `data` is the mapped array whose pages are counted apart."""
-    mapped = _mapped(Path(data.filename)) if isinstance(data, np.memmap) and data.filename else 0
-    whole = _resident()
+def peak(device: torch.device) -> Peak:
+    """The peak so far, and the pages of data as they are now."""
+    mapped, whole = _mapped(), _resident()
     return Peak(
         process=None if whole is None else (whole - mapped) / 1e6,
         data=mapped / 1e6,
         device=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     )
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, as after decoding: `runtime.reuse_memory` would keep it for good.
+
+    Does nothing where there is no glibc.
+    """
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int | None:
@@ -62,17 +73,20 @@ def _resident() -> int | None:
     return None
 
 
-def _mapped(file: Path) -> int:
-    """The resident bytes of `file` as this process maps it; 0 where the system does not tell."""
+def _mapped() -> int:
+    """The resident bytes of mapped files that hold no code; 0 where the system does not tell."""
     if not sys.platform.startswith("linux"):
         return 0
-    total, ours = 0, False
+    sizes, code, file = Counter[str](), set[str](), ""
     for line in (_SELF / "smaps").read_text(errors="surrogateescape").splitlines():
-        if "-" in line.split(" ", 1)[0]:  # address range, permissions, offset, device, inode, path
-            ours = line.endswith(str(file))
-        elif ours and line.startswith("Rss:"):
-            total += _kilobytes(line, "Rss:")
-    return total
+        words = line.split(None, 5)
+        if "-" in words[0]:  # address range, permissions, offset, device, inode, path
+            file = words[5] if len(words) == 6 and words[5].startswith("/") else ""
+            if "x" in words[1] or file.startswith("/dev/"):
+                code.add(file)
+        elif words[0] == "Rss:" and file:
+            sizes[file] += int(words[1]) * 1024
+    return sum(size for file, size in sizes.items() if file not in code)
 
 
 def _kilobytes(text: str, name: str) -> int:

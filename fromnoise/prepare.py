@@ -24,7 +24,7 @@ from fromnoise.data.listing import Listing
 from fromnoise.data.scan import BUNDLED, scan
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder, default_folder
-from fromnoise.memory import peak, reset_peak
+from fromnoise.memory import give_back, peak, reset_peak
 from fromnoise.recipes import Facts, reasons, recipe
 from fromnoise.release import MAX_ROWS
 from fromnoise.runtime import Runtime, autocast, detect, from_main, reuse_memory
@@ -136,7 +136,7 @@ def record_end(prepared: Prepared, session: Session) -> None:
         "seconds": session.trainer.elapsed(),
         "steps": position.step,
         "examples": position.step * prepared.config.optim.batch,
-        "peak_memory": asdict(peak(prepared.runtime.device, prepared.dataset.stored)),
+        "peak_memory": asdict(peak(prepared.runtime.device)),
     }
     facts = prepared.folder.read_facts()
     prepared.folder.write_facts(facts | {"finished": length(prepared.config), "used": used})
@@ -197,6 +197,7 @@ def open_as(
         columns=columns if columns is None else of_data(listing, columns),
         progress=progress,
     )
+    give_back()  # decoding takes much that training does not
     return with_groups(dataset, columns)
 
 

@@ -25,6 +25,7 @@ from fromnoise.codec import Codec, codec_from_json
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
 from fromnoise.denoise import ModelDenoiser
+from fromnoise.grid import Times
 from fromnoise.rng import Rng
 from fromnoise.types import FromNoiseError
 
@@ -135,6 +136,13 @@ def publish(best: Path, model: Path, weak: Mapping[str, Tensor] | None) -> None:
     if weak is None and meta["config"]["sample"]["reference"] == "weak":
         meta["config"]["sample"] |= {"guidance": 1.0, "reference": "null"}
     save(model, tensors | {f"weak/{k}": v for k, v in (weak or {}).items()}, meta)
+
+
+def keep_grids(model: Path, grids: tuple[Times, ...]) -> None:
+    """Writes grids of sampling into a release."""
+    tensors, meta = load(model)
+    meta["config"]["sample"]["searched"] = grids
+    save(model, tensors, meta)
 
 
 def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nullcontext) -> Release:

@@ -25,7 +25,8 @@ from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import reconstruct
 from fromnoise.folder import RunFolder
 from fromnoise.generate import generate
-from fromnoise.release import Release, publish, save_release
+from fromnoise.gridsearch import NODES, WALKS, search
+from fromnoise.release import Release, keep_grids, load_release, publish, save_release
 from fromnoise.runtime import from_main
 from fromnoise.sheet import save_sheet, sheet
 from fromnoise.trainer import Skipped, Stepped, Trainer, held_out_loss
@@ -33,7 +34,7 @@ from fromnoise.types import FromNoiseError
 
 SKIPS_BEFORE_ROLLBACK = 5
 MAX_ROLLBACKS = 4
-PREVIEW_EXAMPLES = 32
+PREVIEW_EXAMPLES, PREVIEW_STEPS = 32, 10
 SNAPSHOTS = 8  # at most, of the last three quarters of the run
 METRIC_ROWS = 5000
 EMA_CHOICES = (0.03, 0.05, 0.075, 0.1, 0.14)
@@ -172,7 +173,15 @@ class Session:
         Half a step is among them: a run ends with the step that ends nearest to its budget.
         """
         ending = (len(EMA_CHOICES) + 1) * self.cost["measure"] + self.cost["preview"] + self.cost["save"]
-        return ending + self.cost["step"] / 2
+        return ending + self.cost["step"] / 2 + self._searching()
+
+    def _searching(self) -> float:
+        """Seconds for the search of grids: what it asks of the network, by what a preview takes, but 5 % at most."""
+        run = self.config.run
+        if run.budget is None or self.config.model.flow_map:
+            return 0.0
+        asked = run.grid_priors * WALKS * NODES * (1 if self.config.sample.guidance == 1 else 2)
+        return min(0.05 * run.budget, self.cost["preview"] * asked / (PREVIEW_EXAMPLES * PREVIEW_STEPS))
 
     def _moment(self, progress: float) -> int:
         """How many of the run's held-out evaluations are due; rounded, as 3/10·10 is a little less than 3."""
@@ -218,7 +227,7 @@ class Session:
             )
             quick = self.config.sample
             if not self.config.model.flow_map:
-                quick = replace(quick, sampler="multistep", steps=10, guidance=1.0)
+                quick = replace(quick, sampler="multistep", steps=PREVIEW_STEPS, guidance=1.0)
             samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
             path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
             with writing(path):
@@ -258,7 +267,15 @@ class Session:
         # The first snapshot, of a quarter of the run, is the weaker model of autoguidance.
         weak = min(snapshots, key=lambda s: (s.step, -s.sigma_rel)).load() if len(snapshots) > 4 else None
         publish(self.folder.best, self.folder.model, weak)
+        self._search_grids()
         yield self._preview()
+
+    def _search_grids(self) -> None:
+        run = self.config.run
+        release = load_release(self.folder.model).to(self.runtime.device)
+        left = math.inf if run.budget is None else run.budget - self.trainer.elapsed() - self.cost["preview"]
+        if grids := search(release, priors=run.grid_priors, seconds=left):
+            keep_grids(self.folder.model, grids)
 
     def _log(self, event: Stepped | Skipped) -> None:
         """Every step of a short run, and five thousand of a long one."""

@@ -20,7 +20,7 @@ import fromnoise as fn
 from fromnoise.cli import main, parse_columns, parse_size, parse_where
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=8"]
-TINY += ["run.held_examples=8", "run.held_evaluations=2", "sample.steps=4"]
+TINY += ["run.held_examples=8", "run.held_evaluations=2", "run.grid_priors=0", "sample.steps=4"]
 
 
 def call(capsys, monkeypatch, *words: object) -> tuple[int, str, str]:

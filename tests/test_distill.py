@@ -39,7 +39,7 @@ from fromnoise.trainer import Stepped
 STD = 0.4  # of the Gaussian data N(MEAN, STD²)
 MEAN = 0.7
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=16"]
-TINY += ["run.held_examples=16", "run.held_evaluations=4", "sample.steps=4"]
+TINY += ["run.held_examples=16", "run.held_evaluations=4", "run.grid_priors=0", "sample.steps=4"]
 
 
 # ---- Gaussian data, whose flow map is known -------------------------------------------------------------------------

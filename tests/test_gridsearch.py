@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import combinations, pairwise
 
@@ -109,8 +110,7 @@ def test_costs_are_the_errors_of_the_steppers_own_moves(picked):
     first, second = costs(teacher)
     assert float(second[i, j, k]) == pytest.approx(square(x_k, states[k]), rel=1e-6, abs=1e-14)
     euler, _, _ = Multistep().step(Exact(), states[j], time[j], time[k], cond, None, rng)
-    near = teacher.times[j] >= 1 - 2 * (1 - LATE)
-    grown = teacher.late if near else float(teacher.growth[j])
+    grown = min(teacher.late * (1 - teacher.times[j]) / (1 - LATE), float(teacher.growth[j]))
     scaled = float((states[0] * teacher.times[j] - states[j]).square().mean()) * grown**2
     assert float(first[j, k]) == pytest.approx(square(euler, states[k]) + scaled, rel=1e-6, abs=1e-14)
 
@@ -200,7 +200,8 @@ def release(config: Config) -> Release:
 @pytest.mark.parametrize("batches", [0, 2])
 def test_a_search_keeps_to_its_seconds(batches):
     """On a clock that counts evaluations, a batch costs three walks, and two evaluations tell that in advance."""
-    model, batch = release(TINY), (26 + 26 + 25)
+    model, times = release(TINY), teacher_times(1.0, 0.1, 26)
+    batch = 2 * 26 + sum(t <= LATE for t in times[:-1])
     calls: list[None] = []
     model.denoiser.register_forward_hook(lambda *_: calls.append(None))
     found = search(model, nodes=26, seconds=(batches + 0.9) * batch + 2, clock=lambda: float(len(calls)))
@@ -215,3 +216,15 @@ def test_a_search_does_not_depend_on_the_clock_where_time_is_enough():
 
 def test_models_that_are_not_sampled_by_multistep_are_not_searched():
     assert search(release(Config(model=ModelConfig(flow_map=True), net=TINY.net, run=TINY.run))) == ()
+
+
+def test_starting_late_costs_the_mean_of_the_data():
+    """Data N(1, 0.3²): the share left out at t is 1-t, and the solution carries it to the end like any other error."""
+
+    class Shifted(Normal):
+        def __call__(self, x_t, t, cond, s=None):
+            return Mean(1 + (1 - t) * 0.09 / variance(t) * (x_t - (1 - t)))
+
+    teacher = teach(Shifted(), teacher_times(1.0, 0.01, 200), [(priors(0), Cond.empty(64))])
+    assert teacher is not None
+    assert teacher.late == pytest.approx(0.3 / math.sqrt(float(variance(torch.tensor(LATE)))), rel=0.03)

@@ -11,7 +11,6 @@ import fromnoise as fn
 from fromnoise import checkpoint
 from fromnoise.data import open_dataset
 from fromnoise.data.groups import NAME, find_groups, propose
-from fromnoise.errors import FromNoiseError
 from fromnoise.generate import configure, generate
 from fromnoise.prepare import open_as
 

@@ -22,7 +22,7 @@ from fromnoise.session import RolledBack
 from fromnoise.trainer import Skipped, Stepped, order, share
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=16"]
-QUICK = [*TINY, "run.held_examples=16", "run.held_evaluations=4"]
+QUICK = [*TINY, "run.held_examples=16", "run.held_evaluations=4", "run.grid_priors=0"]
 
 
 def command(out: Path, steps: int, *more: str, settings=QUICK) -> list[str]:

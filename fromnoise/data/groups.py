@@ -101,7 +101,8 @@ def _small(dataset: Dataset, indices: np.ndarray) -> Iterator[Float[Tensor, "b d
     """The examples no more than _SIDE wide, a chunk at a time."""
     for start in range(0, len(indices), _CHUNK):
         x = dataset.x0(indices[start : start + _CHUNK])
-        yield F.adaptive_avg_pool2d(x, [min(n, _SIDE) for n in x.shape[2:]]).flatten(1)
+        height, width = x.shape[2:]
+        yield F.adaptive_avg_pool2d(x, (min(height, _SIDE), min(width, _SIDE))).flatten(1)
 
 
 def _keep(file: Path, values: np.ndarray) -> None:

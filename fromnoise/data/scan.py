@@ -74,8 +74,8 @@ def scan(
     parts = _arrays(tree, kinds, stacks, skipped, hashed, channels_first=channels_first, alone=alone)
     images = look_at_files(tree, kinds.images, known, skipped, progress)
     _remember(file, known, tree, images, of_rows)
-    names = [tree.entries.names[row] for row in images.row]
-    parts.append(_described(images, names, tables, files.captions(tree, kinds, names, skipped)))
+    pictures = [tree.entries.names[row] for row in images.row]
+    parts.append(_described(images, pictures, tables, files.captions(tree, kinds, pictures, skipped)))
     return _listing(str(source), parts, skipped, tree, stacks)
 
 
