@@ -51,7 +51,8 @@ def configured(config: SampleConfig, way: str) -> SampleConfig:
     sampler, steps, *rest = way.split()
     changes = dict(zip(("grid", "shift"), rest, strict=False))
     shift = float(changes.pop("shift", config.shift))
-    return replace(config, sampler=sampler, steps=int(steps), shift=shift, **changes)
+    searched = () if rest else config.searched  # a grid that is named goes before those found for the model
+    return replace(config, sampler=sampler, steps=int(steps), shift=shift, searched=searched, **changes)
 
 
 if __name__ == "__main__":

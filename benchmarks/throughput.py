@@ -12,7 +12,7 @@ latency         seconds from noise to one sample;  sampling: samples a second at
 memory          peak MB of the process while it trains (`fromnoise.memory`), and of the device
 
 The matrix products are measured first, in both precisions.  Nothing else may run on the machine.
---out takes throughput.json, written anew after every cell, and throughput.png, which needs matplotlib.
+--out takes throughput.json and throughput.png, written anew after every cell; the latter needs matplotlib.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def main() -> None:
                 result = asdict(cell) | in_child(json.dumps(asdict(cell)), options)
                 results["cells"].append(with_shares(result, results["peaks"]))
                 (options.out / "throughput.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+                plot(results, options.out / "throughput.png")
                 print(row(cell, result), flush=True)
-    plot(results, options.out / "throughput.png")
 
 
 def parse() -> argparse.Namespace:
@@ -124,7 +125,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda or mps  [default: the fastest there]")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="[default: the faster]")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if find_spec("matplotlib") is None:
+        parser.error("the plots need matplotlib: pip install matplotlib")
+    return options
 
 
 def in_child(what: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A plan is a very short run of the real thing, in a folder that is removed: the same data, network and batch, held-out
 evaluations, previews and saves.  What each of them took is put together the way a session spends a budget,
 
-    steps = (budget - start - settling - interruptions - reserve) / step.
+    steps = (budget - start - settling - interruptions - ending) / step.
 
 Quality is not predicted by a number, since a loss after seconds says nothing of minutes: the plan tells what was seen
 after as many images in runs that were looked at (docs/benchmarks.md).
@@ -12,6 +12,7 @@ after as many images in runs that were looked at (docs/benchmarks.md).
 from __future__ import annotations
 
 import gc
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +29,13 @@ from fromnoise.data import Dataset, scan
 from fromnoise.errors import TrainingStopped
 from fromnoise.folder import RunFolder
 from fromnoise.generate import configure, generate
+from fromnoise.gridsearch import BATCH
 from fromnoise.memory import Peak, peak, reset_peak
 from fromnoise.prepare import Choice, Prepared, Source, asked_precision, choose, make_session, open_as
 from fromnoise.recipes import training_flops
 from fromnoise.release import load_release
 from fromnoise.runtime import Runtime, detect, reuse_memory
-from fromnoise.session import Event, Reading, Session, Stopped, snapshot_due
+from fromnoise.session import Event, Reading, Session, Stopped, searching, snapshot_due
 from fromnoise.trainer import Stepped
 
 PILOT = 3  # steps that tell how many fit into MEASURED seconds
@@ -71,11 +73,11 @@ class Pace:
     measure: float
     preview: float
     save: float
-    reserve: float
+    ending: float
 
     def slower(self, factor: float) -> Pace:
         """The pace of a network that computes `factor` times as much."""
-        scaled = ("settling", "step", "measure", "preview", "save", "reserve")
+        scaled = ("settling", "step", "measure", "preview", "save", "ending")
         return replace(self, **{name: factor * getattr(self, name) for name in scaled})
 
 
@@ -153,7 +155,7 @@ def plan(
 ) -> Forecast:
     """What `train` with the same arguments would do, from some steps of it on this machine, which are thrown away.
 
-    Takes as long as reading the data and some ten seconds.  Leaves nothing but the decoded data in the cache.
+    Takes as long as reading the data and about half a minute.  Leaves nothing but the decoded data in the cache.
     Raises FromNoiseError where `train` would, and TrainingStopped on Ctrl-C.
     """
     begun = time.perf_counter() if begun is None else begun
@@ -194,14 +196,15 @@ def plan(
 def foresee(choice: Choice, pace: Pace) -> Outlook:
     """How a run of these settings goes at this pace."""
     config, run = choice.config, choice.config.run
+    ending = pace.ending + math.prod(searching(config, pace.preview))
     if run.budget is None:
         assert run.steps is not None
         steps, end = run.steps, pace.start
         for _ in range(20):  # what comes between steps depends on the length, and adds to it
             end = pace.start + pace.settling + steps * pace.step + interruptions(run, pace, steps, end)
-        seconds = end + pace.reserve
+        seconds = end + ending
     else:
-        end, seconds, steps = run.budget - pace.reserve, run.budget, 0
+        end, seconds, steps = run.budget - ending, run.budget, 0
         for _ in range(20):
             left = end - pace.start - pace.settling - interruptions(run, pace, steps, end)
             steps = max(int(pace.start < run.budget), round(left / pace.step))  # the first step is always taken
@@ -240,12 +243,16 @@ def previews(run: RunConfig, pace: Pace, end: float) -> int:
 def calibrate(dataset: Dataset, config: Config, runtime: Runtime) -> Calibration:
     """Runs a few steps with everything that a run has, in a folder that is removed."""
     with tempfile.TemporaryDirectory(prefix="fromnoise-plan-") as folder:
-        pilot, _ = _rehearsal(dataset, config, runtime, Path(folder) / "pilot", PILOT)
+        pilot, _ = _rehearsal(dataset, config, runtime, Path(folder) / "pilot", PILOT, priors=0)
         early = _durations(list(pilot.trainer.run()))
         del pilot
         gc.collect()  # an optimiser is in a cycle; two of them at once would count as memory that a run takes
         steps = int(min(max(MEASURED / early[-1], FEWEST), MOST))
-        session, making = _rehearsal(dataset, config, runtime, Path(folder) / "run", steps)
+        # A search of grids takes the most memory, in its second batch; a preview is about three steps' work.
+        batches, _ = searching(config, 3 * early[-1])
+        session, making = _rehearsal(
+            dataset, config, runtime, Path(folder) / "run", steps, priors=BATCH * min(batches, 2)
+        )
         events: list[Event] = []
         for event in session.run():
             events.append(event)
@@ -264,7 +271,7 @@ def calibrate(dataset: Dataset, config: Config, runtime: Runtime) -> Calibration
                 measure=session.cost["measure"],
                 preview=session.cost["preview"],
                 save=session.cost["save"],
-                reserve=session.reserve(),
+                ending=session.ending(),
             ),
             parameters=sum(p.numel() for p in session.trainer.denoiser.parameters()),
             memory=memory,
@@ -277,20 +284,20 @@ def calibrate(dataset: Dataset, config: Config, runtime: Runtime) -> Calibration
 
 def _open(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None]) -> tuple[Dataset, float]:
     """The data set, and the seconds that a run will not need again for it, as the cache then holds it."""
-    decoded = False
+    listing = scan(data, channels_first=layout["channels_first"], progress=progress)
+    scanned = decoded = time.perf_counter()
 
     def decoding(done: int, total: int) -> None:
         nonlocal decoded
-        decoded = True
+        decoded = time.perf_counter()
         progress(done, total)
 
-    listing = scan(data, channels_first=layout["channels_first"], progress=progress)
-    scanned = time.perf_counter()
-    dataset = open_as(listing, layout, decoding)
-    return dataset, time.perf_counter() - scanned if decoded else 0.0
+    return open_as(listing, layout, decoding), decoded - scanned
 
 
-def _rehearsal(dataset: Dataset, config: Config, runtime: Runtime, folder: Path, steps: int) -> tuple[Session, float]:
+def _rehearsal(
+    dataset: Dataset, config: Config, runtime: Runtime, folder: Path, steps: int, priors: int
+) -> tuple[Session, float]:
     """A session of so many steps, with a preview after the first step, and what making it took."""
     begun = time.perf_counter()
     run = replace(
@@ -298,6 +305,7 @@ def _rehearsal(dataset: Dataset, config: Config, runtime: Runtime, folder: Path,
         steps=steps,
         budget=None,
         held_evaluations=EVALUATIONS,
+        grid_priors=priors,
         preview_first=1 / NEVER,
         preview_every=NEVER,
         save_every=NEVER,
@@ -337,7 +345,7 @@ def _lengths(run: RunConfig) -> list[dict[str, Any]]:
 
 def _disk(seen: Calibration, run: Outlook, pace: Pace) -> float:
     moments = run.config.run.held_evaluations
-    snapshots = sum(snapshot_due(k, moments) for k in range(1, moments + 1))
+    snapshots = sum(snapshot_due(k - 1, k, moments) for k in range(1, moments + 1))
     pictures = 1 + previews(run.config.run, pace, run.seconds)
     return seen.rest + snapshots * seen.snapshot + pictures * seen.preview
 

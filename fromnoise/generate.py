@@ -173,7 +173,8 @@ def generate(
             "seed": seed,
             "evaluations": evaluations,
             "where": dict(where or {}),
-            **asdict(config),
+            # Of the grids found for the model the one that was walked; the formula's settings say the rest.
+            **asdict(replace(config, searched=tuple(g for g in config.searched if len(g) == config.steps + 1))),
         },
         codec=release.codec,
     )

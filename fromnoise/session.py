@@ -21,11 +21,12 @@ from fromnoise.checkpoint import writing
 from fromnoise.codec import Codec
 from fromnoise.codec.augment import COLUMN as AUGMENTATION
 from fromnoise.cond import Column, Cond
+from fromnoise.config import Config
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import reconstruct
 from fromnoise.folder import RunFolder
 from fromnoise.generate import generate
-from fromnoise.gridsearch import NODES, WALKS, search
+from fromnoise.gridsearch import BATCH, NODES, WALKS, search
 from fromnoise.release import Release, keep_grids, load_release, publish, save_release
 from fromnoise.runtime import from_main
 from fromnoise.sheet import save_sheet, sheet
@@ -153,10 +154,11 @@ class Session:
 
     def _watch(self, progress: float) -> Iterator[Event]:
         if self._moment(progress) > self.evaluated:
-            self.evaluated = self._moment(progress)
+            before, self.evaluated = self.evaluated, self._moment(progress)
             if self.runtime.is_main:
                 yield self._measure()
-                self._snapshot()
+                if snapshot_due(before, self.evaluated, self.config.run.held_evaluations):
+                    checkpoint.save_snapshot(self.folder.ema, self.trainer.ema, self.trainer.position.updates)
         wait = self.config.run.preview_every if self.previews else self.config.run.preview_first
         if self.trainer.elapsed() - self.previewed_at > wait:
             self.previews += 1
@@ -165,23 +167,15 @@ class Session:
             self.previewed_at = self.trainer.elapsed()
         if self.trainer.elapsed() - self.saved_at > self.config.run.save_every:
             self.save()
-        self.trainer.reserve = self.reserve()
+        self.trainer.reserve = self.ending() + math.prod(searching(self.config, self.cost["preview"]))
 
-    def reserve(self) -> float:
-        """Seconds of a budget that the last step must leave, by what everything took the last time.
+    def ending(self) -> float:
+        """Seconds from the last step to the model but for the search of grids, by what everything took the last time.
 
         Half a step is among them: a run ends with the step that ends nearest to its budget.
         """
-        ending = (len(EMA_CHOICES) + 1) * self.cost["measure"] + self.cost["preview"] + self.cost["save"]
-        return ending + self.cost["step"] / 2 + self._searching()
-
-    def _searching(self) -> float:
-        """Seconds for the search of grids: what it asks of the network, by what a preview takes, but 5 % at most."""
-        run = self.config.run
-        if run.budget is None or self.config.model.flow_map:
-            return 0.0
-        asked = run.grid_priors * WALKS * NODES * (1 if self.config.sample.guidance == 1 else 2)
-        return min(0.05 * run.budget, self.cost["preview"] * asked / (PREVIEW_EXAMPLES * PREVIEW_STEPS))
+        chosen = (len(EMA_CHOICES) + 1) * self.cost["measure"]
+        return self.cost["step"] / 2 + self.cost["save"] + chosen + self.cost["preview"]
 
     def _moment(self, progress: float) -> int:
         """How many of the run's held-out evaluations are due; rounded, as 3/10·10 is a little less than 3."""
@@ -209,10 +203,6 @@ class Session:
         self.best = loss
         save_release(self.folder.best, denoiser, self.codec, self.columns, self.rows, self.config, loss)
         return True
-
-    def _snapshot(self) -> None:
-        if snapshot_due(self.evaluated, self.config.run.held_evaluations):
-            checkpoint.save_snapshot(self.folder.ema, self.trainer.ema, self.trainer.position.updates)
 
     def _preview(self) -> Previewed:
         # The same noise every time, so that previews can be compared.
@@ -292,13 +282,23 @@ class Session:
         self.cost[what] = self.trainer.clock() - begun
 
 
-def snapshot_due(evaluated: int, moments: int) -> bool:
-    """Whether the averages are kept at held-out evaluation `evaluated` of `moments`.
+def snapshot_due(before: int, now: int, moments: int) -> bool:
+    """Whether the averages are kept at held-out evaluation `now` of `moments`, the one before it having been `before`.
 
-    Fixed in advance, so that a run that was killed and resumed has the same snapshots.
+    Decided by progress alone, so that a run that was killed and resumed has the same snapshots; a long step passes
+    several moments at once.
     """
-    spread = evaluated * SNAPSHOTS // moments > (evaluated - 1) * SNAPSHOTS // moments
-    return spread and 4 * evaluated >= moments
+    return now * SNAPSHOTS // moments > before * SNAPSHOTS // moments and 4 * now >= moments
+
+
+def searching(config: Config, preview: float) -> tuple[int, float]:
+    """Batches in the search of grids and the seconds of each, from those of a preview; of a budget 5 % at most."""
+    evaluations = BATCH * WALKS * NODES * (1 if config.sample.guidance == 1 else 2)
+    batch = preview * evaluations / (PREVIEW_EXAMPLES * PREVIEW_STEPS)
+    batches = math.ceil(config.run.grid_priors / BATCH) if not config.model.flow_map else 0
+    if config.run.budget is not None and batch > 0:
+        batches = min(batches, math.floor(0.05 * config.run.budget / batch))
+    return batches, batch
 
 
 def mean_loss(levels: list[tuple[float, float]]) -> float:

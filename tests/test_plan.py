@@ -23,8 +23,10 @@ from fromnoise.cli import main
 from fromnoise.config import from_json
 from fromnoise.folder import RunFolder
 from fromnoise.forecast import Pace, foresee, likely
+from fromnoise.gridsearch import BATCH, NODES, WALKS
 from fromnoise.prepare import Choice, Prepared, choose, make_session, open_as
 from fromnoise.runtime import detect
+from fromnoise.session import PREVIEW_EXAMPLES, PREVIEW_STEPS
 from fromnoise.trainer import HELD_LEVELS, Stepped, Trainer
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=8"]
@@ -69,7 +71,7 @@ PACES = st.builds(
     measure=st.floats(0.05, 6),
     preview=st.floats(0.05, 8),
     save=st.floats(0.01, 5),
-    reserve=st.just(0.0),
+    ending=st.just(0.0),
 )
 
 
@@ -111,17 +113,23 @@ def test_a_session_of_a_known_pace_keeps_its_budget_and_takes_the_steps_foreseen
         write(path, *what)
         now.seconds += pace.save if path.name == "last.safetensors" else 0.0
 
+    def search(*_, priors, seconds):
+        batch = pace.preview * BATCH * WALKS * NODES * 2 / (PREVIEW_EXAMPLES * PREVIEW_STEPS)
+        now.seconds += max(0, min(priors // BATCH, int(seconds // batch))) * batch
+        return ()
+
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(Trainer, "_step", step)
         patch.setattr(session, "held_out_loss", held_out_loss)
         patch.setattr(session, "generate", generate)
         patch.setattr(checkpoint, "save", save)
+        patch.setattr(session, "search", search)
         patch.setattr(time, "perf_counter", lambda: now.seconds)
         running = make_session(replace(prepared, folder=RunFolder(Path(folder))), begun=0.0)
         for _ in running.run():
             pass
     assert now.seconds == pytest.approx(300.0, rel=0.05)
-    foreseen = foresee(chosen, replace(pace, reserve=running.reserve()))
+    foreseen = foresee(chosen, replace(pace, ending=running.ending()))
     assert foreseen.steps == pytest.approx(running.trainer.position.step, rel=0.12)
 
 
@@ -156,12 +164,13 @@ with tempfile.NamedTemporaryFile() as file:
     reset_peak(cpu)
     before = peak(cpu)
     sizes["before"] = before.process
-    sizes["block"] = np.ones(80_000_000, np.uint8).any() and peak(cpu).process
+    block = np.ones(80_000_000, np.uint8)
+    sizes["block"] = peak(cpu).process
     mapped = np.memmap(file.name, np.uint8, "r")
     mapped[::1024].any()
     both = peak(cpu)
     sizes |= {"process": both.process, "data": both.data - before.data}
-    del mapped
+    del mapped, block
 def now():
     reset_peak(cpu)
     return peak(cpu).process
