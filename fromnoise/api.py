@@ -86,8 +86,7 @@ def train(
 
     layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
     if out is not None and resume and RunFolder(Path(out)).facts.exists():
-        longer = {"run.steps": steps, "run.budget": seconds}
-        settings = [*settings, *(f"{name}={value}" for name, value in longer.items() if value is not None)]
+        settings = [*settings, *of_length(seconds, steps)]
         prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
     else:
         seconds = parse_budget(DEFAULT_BUDGET) if steps is None and budget is None else seconds
@@ -273,8 +272,7 @@ class Run:
         check_teacher(self.folder, self.release)
         seconds, own = seconds_of(budget, steps), student_folder(self.folder)
         if resume and own.facts.exists():
-            longer = {"run.steps": steps, "run.budget": seconds}
-            settings = [*settings, *(f"{name}={value}" for name, value in longer.items() if value is not None)]
+            settings = [*settings, *of_length(seconds, steps)]
             prepared = reopen_student(self.folder, self.release, self._source(data), settings)
         else:
             prepared = begin_student(
@@ -294,6 +292,12 @@ class Run:
         measured = compare(self.student.release, self.release, prepared.dataset, cache, n=n, say=say)
         measured.save(own.few_steps)
         return measured
+
+
+def of_length(seconds: float | None, steps: int | None) -> list[str]:
+    """A length as settings, for a run that goes on; none where none was asked for."""
+    asked = {"run.steps": steps, "run.budget": seconds}
+    return [f"{name}={value}" for name, value in asked.items() if value is not None]
 
 
 def seconds_of(budget: str | float | None, steps: int | None) -> float | None:

@@ -59,9 +59,7 @@ def appraise(
 
     Raises FromNoiseError for a set that is too small to judge, after writing its report.
     """
-    rng = np.random.default_rng(0)
-    train = Subset(dataset, np.sort(rng.permutation(dataset.indices("train"))[:MOST_TRAINING]))
-    held = dataset.x0(np.sort(rng.permutation(dataset.indices("test"))[:MOST_HELD]))
+    train, held = measured_on(dataset)
     # What cannot be judged is not sampled for either: the report shows a sheet.
     enough = len(held) >= FEWEST and len(train) >= 4 * FEWEST
     count = n or (int(np.clip(len(held), SHOWN, MOST_SAMPLES)) if enough else SHOWN)
@@ -92,6 +90,13 @@ def appraise(
             f"{len(held)} and {len(train)}; give it more data."
         )
     return judgement
+
+
+def measured_on(dataset: Dataset) -> tuple[Subset, Tensor]:
+    """The training and held-out examples that samples are compared with: the same ones in every judgement of a set."""
+    rng = np.random.default_rng(0)
+    train = Subset(dataset, np.sort(rng.permutation(dataset.indices("train"))[:MOST_TRAINING]))
+    return train, dataset.x0(np.sort(rng.permutation(dataset.indices("test"))[:MOST_HELD]))
 
 
 def encoded(dataset: Dataset, samples: np.ndarray) -> Tensor:

@@ -28,6 +28,10 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, 
 WhereOption = Annotated[
     list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Fix a condition; none hides it.")
 ]
+SizeOption = Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")]
+ColumnsOption = Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")]
+ChannelsFirstOption = Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")]
 
 
 @app.command()
@@ -36,10 +40,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder to make.  [default: runs/DATA-TIME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for everything up to the model: 90s, 10m, 2h.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps instead; reproducible.")] = None,
-    size: Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")] = None,
-    columns: Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")] = None,
-    channels_first: Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
+    size: SizeOption = None,
+    columns: ColumnsOption = None,
+    channels_first: ChannelsFirstOption = False,
+    set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     report: Annotated[bool, typer.Option(help="Evaluate and write the report when training is done.")] = True,
@@ -81,10 +85,10 @@ def plan(
     data: DataArgument,
     budget: Annotated[str | None, typer.Option(help="As of train: 90s, 10m, 2h.  [default: 10m]")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="As of train.")] = None,
-    size: Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")] = None,
-    columns: Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")] = None,
-    channels_first: Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
+    size: SizeOption = None,
+    columns: ColumnsOption = None,
+    channels_first: ChannelsFirstOption = False,
+    set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Say what train would do, from a few steps of it: time, memory, passes, and what more time would buy."""
@@ -177,7 +181,7 @@ def distill(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     budget: Annotated[str | None, typer.Option(help="Time: 90s, 10m, 2h.  [default: the run's own]")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train the student so many steps instead.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")] = None,
+    set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the student in RUN/distilled.")] = False,
     n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to measure each way by.")] = None,
 ) -> None:
@@ -200,7 +204,7 @@ def distill(
 @app.command()
 def doctor(
     data: DataArgument,
-    channels_first: Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")] = False,
+    channels_first: ChannelsFirstOption = False,
 ) -> None:
     """Say what is in DATA, what is wrong with it, and the remedy."""
     from fromnoise.data import diagnose, scan

@@ -12,19 +12,17 @@ from dataclasses import replace
 from functools import partial
 
 from fromnoise.build import build_flow_map, build_guidance
-from fromnoise.config import Config, SampleConfig, override
+from fromnoise.config import Config, SampleConfig, override, to_json
 from fromnoise.data import Dataset
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
-from fromnoise.memory import reset_peak
-from fromnoise.prepare import Prepared, Source, asked_precision, make_session, reopen, run_facts
+from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
 from fromnoise.release import Release, load_release
-from fromnoise.runtime import autocast, detect, reuse_memory
+from fromnoise.runtime import autocast
 from fromnoise.session import Session
 
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 1 / 3
-LAYOUT = ("size", "columns", "channels_first")
 
 
 def student_folder(folder: RunFolder) -> RunFolder:
@@ -74,17 +72,20 @@ def begin_student(
         raise FromNoiseError(
             f"{folder.path} has a student already: go on with it by --resume, or delete {own.path} to begin anew."
         )
-    runtime = detect(asked_precision(settings))
-    reuse_memory()
-    reset_peak(runtime.device)
+    runtime = make_ready(asked_precision(settings))
     config = student_config(teacher.config, settings, budget=budget, steps=steps)
     guided = f", guided by {teacher.config.sample.guidance:g}" if teacher.config.sample.guidance != 1 else ""
     notes = [f"student: learns the flow of its teacher {teacher.digest}{guided}, for sampling in 1 to 4 steps."]
-    before = folder.read_facts()["data"]
-    facts = run_facts(before["source"], dataset, config, runtime, {name: before[name] for name in LAYOUT}, notes)
+    facts = {
+        "config": to_json(config),
+        "data": folder.read_facts()["data"],
+        "environment": environment_facts(runtime),
+        "notes": notes,
+        "teacher": teacher.digest,
+    }
     with own.claimed() if runtime.is_main else nullcontext():
         if runtime.is_main:
-            own.create(facts | {"data": before, "teacher": teacher.digest}, dataset.split_rows())
+            own.create(facts, dataset.split_rows())
     return Prepared(folder=own, dataset=dataset, config=config, runtime=runtime, resumed=False, notes=notes)
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fromnoise.appraise import MOST_HELD, MOST_TRAINING, Subset, class_labels, encoded
+from fromnoise.appraise import class_labels, encoded, measured_on
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.config import SampleConfig
 from fromnoise.data import Dataset
@@ -131,9 +131,7 @@ def compare(
 
     Raises FromNoiseError for a set too small to measure anything on.
     """
-    rng = np.random.default_rng(0)
-    train = Subset(dataset, np.sort(rng.permutation(dataset.indices("train"))[:MOST_TRAINING]))
-    held = dataset.x0(np.sort(rng.permutation(dataset.indices("test"))[:MOST_HELD]))
+    train, held = measured_on(dataset)
     count = min(n or MOST_SAMPLES, len(held), len(train))
     if count < FEWEST:
         raise FromNoiseError(

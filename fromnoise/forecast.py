@@ -30,11 +30,11 @@ from fromnoise.errors import TrainingStopped
 from fromnoise.folder import RunFolder
 from fromnoise.generate import configure, generate
 from fromnoise.gridsearch import BATCH
-from fromnoise.memory import Peak, peak, reset_peak
-from fromnoise.prepare import Choice, Prepared, Source, asked_precision, choose, make_session, open_as
+from fromnoise.memory import Peak, peak
+from fromnoise.prepare import Choice, Prepared, Source, asked_precision, choose, make_ready, make_session, open_as
 from fromnoise.recipes import training_flops
 from fromnoise.release import load_release
-from fromnoise.runtime import Runtime, detect, reuse_memory
+from fromnoise.runtime import Runtime
 from fromnoise.session import Event, Reading, Session, Stopped, searching, snapshot_due
 from fromnoise.trainer import Stepped
 
@@ -164,9 +164,7 @@ def plan(
     layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
     dataset, decoding = _open(data, layout, lambda done, total: say(Reading(done=done, total=total)))
     # After decoding, whose memory a run does not take that finds the data in the cache.
-    runtime = detect(asked_precision(settings))
-    reuse_memory()
-    reset_peak(runtime.device)
+    runtime = make_ready(asked_precision(settings))
     chosen = choose(dataset, runtime, settings, budget=seconds, steps=steps, seed=seed)
     reading = time.perf_counter() - begun - decoding
     say("taking some steps, which are thrown away.")

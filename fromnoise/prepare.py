@@ -70,9 +70,7 @@ def begin(
     progress: Callable[[int, int], None],
 ) -> Prepared:
     """A new run: its folder claimed before the data is read, its settings chosen and written down."""
-    runtime = detect(asked_precision(settings))
-    reuse_memory()
-    reset_peak(runtime.device)
+    runtime = make_ready(asked_precision(settings))
     # One clock names the folder: ranks that read their own may differ by a second.
     folder = RunFolder(default_folder(data, from_main(time.time(), runtime)) if out is None else Path(out))
     with folder.claimed() if runtime.is_main else nullcontext():
@@ -109,9 +107,7 @@ def reopen(
     for name, asked in json.loads(json.dumps(layout)).items():
         if asked and asked != facts["data"][name]:
             raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
-    runtime = detect(asked_precision(settings) or facts["environment"]["precision"])
-    reuse_memory()
-    reset_peak(runtime.device)
+    runtime = make_ready(asked_precision(settings) or facts["environment"]["precision"])
     dataset = open_as(data, facts["data"], progress)
     check_same_data(facts["data"], dataset)
     before = from_json(facts["config"])
@@ -209,30 +205,40 @@ def run_facts(
     layout: Mapping[str, Any],
     notes: list[str],
 ) -> dict[str, Any]:
-    """What run.json records.  A path is kept whole, so that the run can be judged from any directory."""
+    """What run.json records."""
+    return {
+        "config": to_json(config),
+        "data": data_facts(data, dataset, layout),
+        "environment": environment_facts(runtime),
+        "notes": notes,
+    }
+
+
+def data_facts(data: Source, dataset: Dataset, layout: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read, and how.  A path is kept whole, so that the run can be judged from any directory."""
     in_memory = isinstance(data, np.ndarray)
     bundled = isinstance(data, str) and data in BUNDLED and not Path(data).exists()
     return {
-        "config": to_json(config),
-        "data": {
-            **layout,
-            "source": None if in_memory else data if bundled else str(Path(data).resolve()),
-            "fingerprint": dataset.fingerprint,
-            "examples": {name: len(dataset.indices(name)) for name in SPLITS},
-            "shape": list(dataset.codec.shape),
-            "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
-        },
-        "environment": {
-            "fromnoise": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": str(runtime.device),
-            "precision": runtime.precision,
-            "threads": runtime.threads,
-            "ranks": runtime.world,
-        },
-        "notes": notes,
+        **layout,
+        "source": None if in_memory else data if bundled else str(Path(data).resolve()),
+        "fingerprint": dataset.fingerprint,
+        "examples": {name: len(dataset.indices(name)) for name in SPLITS},
+        "shape": list(dataset.codec.shape),
+        "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
+    }
+
+
+def environment_facts(runtime: Runtime) -> dict[str, Any]:
+    """The machine and the versions that a run computes with."""
+    return {
+        "fromnoise": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "threads": runtime.threads,
+        "ranks": runtime.world,
     }
 
 
@@ -241,6 +247,14 @@ def check_same_data(facts: Mapping[str, Any], dataset: Dataset) -> None:
         raise FromNoiseError(
             f"The data at {dataset.source} is not what this run began with: restore it, or start a new run."
         )
+
+
+def make_ready(precision: str | None) -> Runtime:
+    """The machine as a run uses it; freed memory is kept from here on, and its peak counted."""
+    runtime = detect(precision)
+    reuse_memory()
+    reset_peak(runtime.device)
+    return runtime
 
 
 def asked_precision(settings: Sequence[str]) -> str | None:

@@ -106,3 +106,11 @@ def test_a_run_too_short_for_a_weaker_self_is_not_guided(tmp_path):
     assert run.generate(2, steps=2).recipe["evaluations"] == 2
     assert run.config.sample.reference == "null", "its condition can still be dropped"
     assert run.generate(2, steps=2, guidance=2.0).recipe["evaluations"] == 3
+
+
+def test_a_run_of_an_array_in_memory_is_distilled_with_the_array(run):
+    images, _ = blobs()
+    with pytest.raises(fn.FromNoiseError, match="array in memory"):
+        run.distill(steps=2)
+    run.distill(steps=2, n=20, data=images)
+    assert run.student.folder.read_facts()["data"] == run.folder.read_facts()["data"]

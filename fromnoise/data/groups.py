@@ -8,11 +8,9 @@ examples' leading principal components, seen small.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ from fromnoise.cond import Column
 from fromnoise.data.cache import Dataset
 from fromnoise.data.columns import Encoded
 from fromnoise.data.listing import Listing
-from fromnoise.data.store import default_cache
+from fromnoise.data.store import default_cache, keep
 
 NAME = "group"
 _MOST, _FEWEST = 256, 4
@@ -68,7 +66,7 @@ def grouped(dataset: Dataset, k: int) -> Dataset:
         values = np.load(file)
     except (OSError, ValueError):
         values = find_groups(dataset, k)
-        _keep(file, values)
+        keep(file, partial(np.save, arr=values))
     labels = tuple(map(str, range(int(values.max()) + 1)))
     column = Column(name=NAME, kind="class", labels=labels)
     found = Encoded(column=column, values=values, present=np.ones(len(values), dtype=bool))
@@ -103,13 +101,3 @@ def _small(dataset: Dataset, indices: np.ndarray) -> Iterator[Float[Tensor, "b d
         x = dataset.x0(indices[start : start + _CHUNK])
         height, width = x.shape[2:]
         yield F.adaptive_avg_pool2d(x, (min(height, _SIDE), min(width, _SIDE))).flatten(1)
-
-
-def _keep(file: Path, values: np.ndarray) -> None:
-    """Without the file the groups are found again, and nothing else is lost."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp.npy")
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(temporary, values)
-        temporary.replace(file)
-    temporary.unlink(missing_ok=True)

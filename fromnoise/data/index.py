@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fromnoise.data.image import Header
+from fromnoise.data.store import keep
 from fromnoise.version import __version__
 
 _FORMAT = 1
@@ -78,9 +78,6 @@ def save_index(file: Path, index: Index) -> None:
     """Writes what can be written: without an index the next scan reads every file again, and nothing else is lost."""
     meta = {"format": _FORMAT, "version": __version__, "headers": [asdict(header) for header in index.headers]}
     tensors = {"header": index.header, "digests": index.digests, "stamps": index.stamps, **index.arrays}
-    with suppress(OSError, SafetensorError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            whole = Path(folder) / file.name
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, whole, {"fromnoise": json.dumps(meta)})
-            whole.replace(file)
+    whole = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    with suppress(SafetensorError):
+        keep(file, lambda path: save_file(whole, path, {"fromnoise": json.dumps(meta)}))

@@ -54,6 +54,16 @@ def default_cache() -> Path:
     return platformdirs.user_cache_path("fromnoise") / "data"
 
 
+def keep(file: Path, write: Callable[[Path], None]) -> None:
+    """Writes what can be found again, whole or not at all; where the disk refuses, nothing else is lost."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            whole = Path(folder) / file.name
+            write(whole)
+            whole.replace(file)
+
+
 def cached(
     listing: Listing, codec: Codec, cache_dir: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Stored:
