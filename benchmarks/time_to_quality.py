@@ -32,7 +32,8 @@ from fromnoise.errors import FromNoiseError
 class Point:
     """One set of samples: after `minutes` of training, at `distance` from the training data; `rate` in samples/s.
 
-    `load` is the highest load average at the start of training or sampling: about 0 on a quiet machine.
+    `load` is the highest load average at the start of training (or the trial of its pace) and of sampling: about 0 on a
+    quiet machine.
     """
 
     name: str
@@ -87,6 +88,7 @@ def collect(out: Path, n: int, judge: Judge) -> list[Point]:
         if record != before:
             file.write_record(record)
         training, sampling = record["training"], record["sampling"]
+        timed = record.get("pace", training)
         points.append(
             Point(
                 name=record["name"],
@@ -95,7 +97,7 @@ def collect(out: Path, n: int, judge: Judge) -> list[Point]:
                 examples=training["examples"],
                 distance=record["judged"][judge.name],
                 rate=sampling["rate"],
-                load=max(training["loads"][0], sampling["loads"][0]),
+                load=max(timed["loads"][0], sampling["loads"][0]),
                 way=record["way"],
             )
         )
@@ -193,6 +195,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trial", type=float, default=3.0, help="minutes of each trial of a learning rate")
     parser.add_argument("--compared", type=int, default=500, help="samples by which a peer's ways are compared")
+    parser.add_argument(
+        "--paced",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="measure each peer's pace so long, then count its steps at it: only the trial needs a quiet machine",
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny networks: a trial of the machinery, no benchmark")
     parser.add_argument("--table", action="store_true", help="only judge and tabulate what is there")
     options = parser.parse_args()
@@ -220,6 +229,7 @@ def contend(options: argparse.Namespace) -> None:
             seed=options.seed,
             trial=options.trial,
             compared=options.compared,
+            paced=options.paced,
             tiny=options.tiny,
             settings=tuple(options.settings),
         )

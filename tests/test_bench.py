@@ -162,6 +162,15 @@ def test_what_is_trained_is_not_trained_again_and_never_mixed_up(tmp_path):
         run(tmp_path, Clock(), seed=1)
 
 
+def test_at_a_pace_time_is_counted_in_steps_whatever_the_clock_says(tmp_path):
+    for name, now in (("quiet", Clock()), ("busy", lambda: 1e9)):
+        run(tmp_path / name, now, pace=0.5)
+    ours, theirs = (course_weights(tmp_path / name, 0.1) for name in ("quiet", "busy"))
+    assert ours[1] == theirs[1] == {"step": 12, "seconds": 6.0}
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
+    assert course.measured_pace(stand_in(), IMAGES, tmp_path, 0.01) == course.measured_pace(None, IMAGES, tmp_path, 9)
+
+
 @given(st.integers(1, 60), st.data(), st.integers(0, 3))
 def test_every_pass_sees_each_picture_at_most_once_and_none_twice_before_all(count, data, turn):
     batch = data.draw(st.integers(1, count))

@@ -21,6 +21,7 @@ from benchmarks.peers.pictures import Images, Pictures, read, seen, to_images
 from benchmarks.peers.registry import RATES, build
 from benchmarks.peers.samples import BATCH, Cached
 from fromnoise.checkpoint import replace_text
+from fromnoise.data import groups
 from fromnoise.generate import generate
 from fromnoise.rng import derive_seed
 from fromnoise.runtime import Precision, detect
@@ -36,6 +37,7 @@ class Plan:
     drawn_at   those of them from which n samples are drawn
     trial      minutes of each short run that tries a learning rate; 0: the first rate is taken untried
     compared   samples by which ways of sampling are compared; 0: the first way is taken
+    paced      seconds of the trial that measures a peer's pace (`course.py`); 0: peers train by the wall's clock
     """
 
     data: str
@@ -47,6 +49,7 @@ class Plan:
     seed: int = 0
     trial: float = 3.0
     compared: int = 500
+    paced: float = 0.0
     tiny: bool = False
     settings: tuple[str, ...] = ()
 
@@ -65,11 +68,17 @@ def compete(name: str, plan: Plan, say: Say = lambda line: None) -> None:
     pictures = read(plan.data, plan.size)
     # Peers that are tuned compute in whichever precision is the faster here, the others as their examples do.
     runtime = detect(None if name in RATES else "float32", device="cpu")
-    rate, tried = choose_rate(name, pictures, plan, runtime.precision, say)
-    peer = make(name, pictures, plan, runtime.precision, rate)
-    course.train(peer, pictures.train, plan.minutes, folder, fingerprint=pictures.fingerprint, seed=plan.seed, say=say)
+    pace, about = None, {}
+    if plan.paced:
+        trial = make(name, pictures, plan, runtime.precision, None)
+        about["pace"] = course.measured_pace(trial, pictures.train, folder, plan.paced)
+        pace = about["pace"]["seconds"]
+        say(f"{pace:.3f} seconds a step.")
+    rate, tried = choose_rate(name, pictures, plan, runtime.precision, pace, say)
+    peer, of = make(name, pictures, plan, runtime.precision, rate), pictures.fingerprint
+    course.train(peer, pictures.train, plan.minutes, folder, fingerprint=of, seed=plan.seed, pace=pace, say=say)
     way, compared = choose_way(peer, pictures, plan, folder, say)
-    about = {"name": name, "about": peer.about, "way": way, "ways": compared, "rates": tried, "seed": plan.seed}
+    about |= {"name": name, "about": peer.about, "way": way, "ways": compared, "rates": tried, "seed": plan.seed}
     about |= {"computing": runtime.why, "machine": machine.describe(peer.packages)}
     for minutes, file in wanted:
         training = course.load_weights(peer, course.weights_at(folder, minutes))
@@ -87,7 +96,7 @@ def run_ours(name: str, plan: Plan, say: Say = lambda line: None) -> None:
             out=folder,
             budget=60 * minutes,
             size=plan.size,
-            columns=[],
+            columns=[groups.NAME],
             settings=plan.settings,
             seed=plan.seed,
             resume=True,
@@ -115,7 +124,7 @@ def make(name: str, pictures: Pictures, plan: Plan, precision: Precision, rate: 
 
 
 def choose_rate(
-    name: str, pictures: Pictures, plan: Plan, precision: Precision, say: Say
+    name: str, pictures: Pictures, plan: Plan, precision: Precision, pace: float | None, say: Say
 ) -> tuple[float | None, dict[str, float]]:
     """The learning rate with the lowest held-out loss after a short run each, and those losses; none for most peers."""
     rates = RATES.get(name, ())
@@ -124,7 +133,8 @@ def choose_rate(
     losses = {}
     for rate in rates:
         peer, folder = make(name, pictures, plan, precision, rate), plan.out / name / f"rate-{rate:g}"
-        course.train(peer, pictures.train, [plan.trial], folder, fingerprint=pictures.fingerprint, seed=plan.seed)
+        of = pictures.fingerprint
+        course.train(peer, pictures.train, [plan.trial], folder, fingerprint=of, seed=plan.seed, pace=pace)
         course.load_weights(peer, course.weights_at(folder, plan.trial))
         losses[rate] = float(course.held_loss(peer, pictures.held[:512]))
         say(f"rate {rate:g}: held-out loss {losses[rate]:.4f} after {plan.trial:g} min.")

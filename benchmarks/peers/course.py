@@ -3,6 +3,10 @@
 Only steps count: reading data, saving and starting up do not.  Which pictures a step sees, and what torch's shared
 stream draws in it, are functions of (seed, step), so a state holds no generator.
 
+The clock is the wall's or a pace: every step counts as long as one took on a quiet machine, in a trial of a minute.
+An hour of training is then the same hour whatever else the machine does meanwhile.
+
+    FOLDER/pace.json              seconds a step, from how many, and the load averages of the trial
     FOLDER/state.safetensors      network, average, optimiser; step, seconds, settings in its header
     FOLDER/at-6m.safetensors      the average as it was at the end of the first step after six minutes
 """
@@ -15,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -25,6 +30,7 @@ from benchmarks.peers.machine import load as load_average
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.pictures import Images, to_x0
 from fromnoise import checkpoint
+from fromnoise.checkpoint import replace_text
 from fromnoise.errors import FromNoiseError
 from fromnoise.rng import derive_seed
 from fromnoise.runtime import reuse_memory
@@ -53,16 +59,18 @@ def train(
     *,
     fingerprint: str,
     seed: int = 0,
+    pace: float | None = None,
     save_every: float = SAVE_EVERY,
     say: Callable[[str], None] = lambda line: None,
     now: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Trains until the last of `minutes`, from the state in `folder` if there is one, and keeps the average at each.
 
-    Does nothing where all of them are kept already.  Raises FromNoiseError where the state is of other settings.
+    A step counts `pace` seconds if that is given.  Does nothing where all averages are kept already.  Raises
+    FromNoiseError where the state is of other settings.
     """
     settings = {"recipe": asdict(peer.recipe), "about": peer.about, "data": fingerprint, "seed": seed}
-    settings |= {"minutes": max(minutes)}
+    settings |= {"minutes": max(minutes), "pace": pace}
     check_settings(folder, settings)
     if all(weights_at(folder, m).exists() for m in minutes):
         return
@@ -78,7 +86,7 @@ def train(
         while run.at.seconds < 60 * mark:
             begun = now()
             run.step()
-            run.at.seconds += now() - begun
+            run.at.seconds += now() - begun if pace is None else pace
             if run.at.seconds - saved >= save_every:
                 saved = run.at.seconds
                 run.save(folder / "state.safetensors", settings)
@@ -86,6 +94,26 @@ def train(
         run.save(folder / "state.safetensors", settings)
         saved = run.at.seconds
         say(f"{run.at.seconds / 60:.1f} min: step {run.at.step}, {run.at.step * run.batch:,} pictures.")
+
+
+def measured_pace(peer: Peer, images: Images, folder: Path, trial: float) -> dict:
+    """`seconds` that a step takes, the median over `trial` seconds after two steps of warming up; kept once measured.
+
+    Changes the peer's weights: measure on one that is not needed afterwards.
+    """
+    file = folder / "pace.json"
+    if not file.exists():
+        if peer.recipe.keep_memory:
+            reuse_memory()
+        run, begin, times = Course(peer, images, trial, 0), load_average(), list[float]()
+        while len(times) < 5 or sum(times) < trial:
+            begun = time.perf_counter()
+            run.step()
+            times.append(time.perf_counter() - begun)
+        kept = {"seconds": median(times[2:]), "steps": len(times) - 2, "loads": [begin, load_average()]}
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(file, json.dumps(kept) + "\n")
+    return json.loads(file.read_text())
 
 
 def load_weights(peer: Peer, path: Path) -> dict:
