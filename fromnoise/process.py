@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fromnoise.posterior import Logits, Mean, Posterior
@@ -89,15 +90,20 @@ class Masked:
         assert isinstance(post, Logits)
         reveal = (t - s) / torch.where(t > 0, t, 1.0)
         shown = (x_t == self.vocab) & (rng.uniform(tuple(x_t.shape)).to(x_t.device) < reveal)
-        return torch.where(shown, draw_tokens(post, rng), x_t)
+        uniform = rng.uniform(tuple(x_t.shape), like=torch.empty(0, dtype=torch.float64)).to(x_t.device)
+        return x_t.masked_scatter(shown, draw_tokens(post.logits[shown], uniform[shown]))
 
 
-def draw_tokens(post: Logits, rng: Rng) -> Tensor:
-    """One token per site by the Gumbel-max trick, in float64: float32 truncates the tail and sharpens the law
-    (Zheng et al. 2024)."""
-    logits = post.logits.to(torch.float64)
-    uniform = rng.uniform(tuple(logits.shape), like=logits)
-    return (logits - torch.log(-torch.log(uniform.clamp_min(1e-300)))).argmax(dim=-1)
+def draw_tokens(logits: Float[Tensor, "k vocab"], uniform: Float[Tensor, " k"]) -> Int[Tensor, " k"]:
+    """Where the cumulated law of each row passes a uniform number.
+
+    In float64, as float32 truncates the tail and sharpens the law (Zheng et al. 2024).
+    """
+    law = torch.softmax(logits.to(torch.float64), dim=-1).cumsum(-1)
+    total = law[:, -1:]
+    # Below the total also after rounding, lest a last token of no probability be drawn.
+    place = torch.minimum(uniform.to(law)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(law, place, right=True)[:, 0]
 
 
 def add_noise(x0: Data, eps: Data, t: Time) -> Data:

@@ -50,7 +50,9 @@ def sample(
     tensors that broadcast against x for times per frame or per example; each element goes up, down or stays on its own.
     """
     if stepper.order > 1 and not denoise.process.continuous:
-        raise FromNoiseError(f"{type(stepper).__name__} needs continuous data: sample discrete data with DDIM().")
+        raise FromNoiseError(
+            f"{type(stepper).__name__} needs continuous data: sample discrete data with DDIM() or Unmask()."
+        )
     counted = Counted(denoise)
     state = stepper.init(x)
     times = [as_time(t, x) for t in grid]

@@ -42,7 +42,8 @@ class Stepper(Protocol, Generic[State]):
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM:
-    """The kernel with the posterior as it is.  The only stepper that takes flow maps and discrete data.
+    """The kernel with the posterior as it is.  The only stepper that takes flow maps; it takes discrete data too, as
+    does `unmask.py`.
 
     churn 0 is DDIM, i.e. Euler on the line; churn 1 is ancestral sampling.
     """

@@ -156,7 +156,7 @@ def test_tokens_go_through_the_same_loop():
     trainer = fit(denoiser, MaskedCrossEntropy(), Arrays(words), steps=200)
     average = trainer.average()
     losses = dict(held_out_loss(average, MaskedCrossEntropy(), Arrays(words), np.arange(64)))
-    assert losses[0.3] < 0.05 and losses[0.9] < np.log(3)
+    assert losses[0.3] < 0.05 and losses[0.9] == pytest.approx(np.log(3), abs=0.02)  # at 0.9 all eight are hidden
     x = draw(average, (48, 8), stepper=DDIM(), steps=100)  # so that few letters are shown at once
     assert ((x[:, 1:] - x[:, :-1]) % 3 == 1).float().mean() > 0.85
     assert len(x[:, 0].unique()) == 3

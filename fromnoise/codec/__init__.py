@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from fromnoise.codec.codec import Codec
 from fromnoise.codec.image import ImageCodec
+from fromnoise.codec.text import TextCodec
 from fromnoise.errors import FromNoiseError
 
-CODECS = {"image": ImageCodec}
+CODECS = {"image": ImageCodec, "text": TextCodec}
 
-__all__ = ["CODECS", "Codec", "ImageCodec", "codec_from_json"]
+__all__ = ["CODECS", "Codec", "ImageCodec", "TextCodec", "codec_from_json"]
 
 
 def codec_from_json(data: Mapping[str, object]) -> Codec:

@@ -28,6 +28,13 @@ class Encoded:
     token_mask: Bool[Tensor, "b n"] | None
     maps: Float[Tensor, "b m *d"] | None
 
+    def rows(self, which: Bool[Tensor, " b"]) -> Encoded:
+        """Some examples of the batch."""
+        parts = (self.vec, self.tokens, self.token_mask, self.maps)
+        vec, tokens, mask, maps = (None if part is None else part[which] for part in parts)
+        assert vec is not None
+        return Encoded(vec, tokens, mask, maps)
+
 
 class Conditioner(nn.Module):
     """`Cond` -> `Encoded` of width `width`; columns that a batch lacks are absent for all of it."""
