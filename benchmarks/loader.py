@@ -49,8 +49,8 @@ class Timed:
         self.data = data
         self.seconds: list[float] = []
 
-    def x0(self, indices: np.ndarray) -> Tensor:
-        x0, seconds = clocked(lambda: self.data.x0(indices))
+    def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor:
+        x0, seconds = clocked(lambda: self.data.x0(indices, rng))
         self.seconds.append(seconds)
         return x0
 

@@ -42,6 +42,7 @@ from fromnoise.generate import generate
 from fromnoise.memory import peak, reset_peak
 from fromnoise.recipes import WIDTHS, Facts, image_net, matmul_speed, training_flops
 from fromnoise.release import Release
+from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime, autocast, best_device, detect, reuse_memory
 from fromnoise.trainer import Trainer
 
@@ -76,7 +77,7 @@ class Pictures:
     def __init__(self, size: int) -> None:
         self.x = torch.rand(EXAMPLES, CHANNELS, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
-    def x0(self, indices: np.ndarray) -> Tensor:
+    def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor:
         return self.x[torch.from_numpy(indices)]
 
     def cond(self, indices: np.ndarray) -> Cond:

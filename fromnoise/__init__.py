@@ -20,8 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     from fromnoise.api import Run, load, train
     from fromnoise.forecast import plan
+    from fromnoise.recipes import register
 
-__all__ = ["FromNoiseError", "Run", "TrainingStopped", "__version__", "load", "plan", "train"]
+__all__ = ["FromNoiseError", "Run", "TrainingStopped", "__version__", "load", "plan", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +35,8 @@ def __getattr__(name: str) -> Any:
         from fromnoise import forecast
 
         return forecast.plan
+    if name == "register":
+        from fromnoise import recipes
+
+        return recipes.register
     raise AttributeError(f"module 'fromnoise' has no attribute {name!r}")

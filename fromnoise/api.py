@@ -16,6 +16,7 @@ import numpy as np
 from PIL.Image import Image
 
 from fromnoise.appraise import appraise, way
+from fromnoise.codec import Size
 from fromnoise.config import Config
 from fromnoise.data import Dataset
 from fromnoise.denoise import ModelDenoiser
@@ -51,7 +52,7 @@ def train(
     out: str | Path | None = None,
     budget: str | float | None = None,
     steps: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
     settings: Sequence[str] = (),
@@ -64,7 +65,7 @@ def train(
 
     data            a folder, archive, array, table, "emoji" or "digits"; see `fromnoise.data`
     out             the run folder, made new; by default runs/<data>-<time>
-    size            side or (height, width) of the pictures; by default proposed from the data
+    size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
     columns         the data's columns to condition on
     channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
     settings        overrides, each "a.b=value"

@@ -5,45 +5,53 @@ Joins a release with its data, the judgement and the report; leaves evaluation.j
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.data import Dataset, groups
 from fromnoise.errors import FromNoiseError
-from fromnoise.evaluate import Examples, Judgement, batches, beside, judge, learn_features, nearest
+from fromnoise.evaluate import Judgement, batches, beside, judge, learn_features, nearest
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
-from fromnoise.generate import configure, generate, trajectory
+from fromnoise.generate import Samples, configure, generate, trajectory
 from fromnoise.release import Release
 from fromnoise.report import write_report
 from fromnoise.sheet import sheet, strip
 
 SHOWN = 64  # samples in the report's first sheet
+HEARD = 12  # samples that the report plays
+AUDIO = {".wav": "audio/wav", ".flac": "audio/flac"}  # what browsers play
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 5
 MOST_SAMPLES = 1000
 MOST_TRAINING = 20_000
 MOST_HELD = 2000
+ROOM = 2**29
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of a data set's examples, read when asked for."""
+    """Some of a data set's examples, read when asked for: as they are perceived, or as x0."""
 
     dataset: Dataset
     indices: np.ndarray
+    perceived: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, places: np.ndarray, /) -> Tensor:
-        return self.dataset.x0(self.indices[np.asarray(places)])
+        x0 = self.dataset.x0(self.indices[np.asarray(places)])
+        return self.dataset.codec.percept(x0) if self.perceived else x0
 
 
 def appraise(
@@ -65,16 +73,15 @@ def appraise(
     count = n or (int(np.clip(len(held), SHOWN, MOST_SAMPLES)) if enough else SHOWN)
     say(f"drawing {count} samples{f' and judging them beside {len(held)} held-out examples' if enough else ''}.")
     samples = generate(release, count, configure(release), seed=seed)
-    x = encoded(dataset, samples.samples)
     judgement = None
     if enough:
-        labels = class_labels(dataset, train.indices)
+        labels, seen = class_labels(dataset, train.indices), in_memory(train)
         with writing(folder.path):
-            features = learn_features(train, labels, cache=folder.path / "features.safetensors")
-        judgement = judge(x, train, held, features, seed=seed)
+            features = learn_features(seen, labels, cache=folder.path / "features.safetensors")
+        judgement = judge(encoded(dataset, samples.samples), seen, held[np.arange(len(held))], features, seed=seed)
     sheets = [
         ("Samples", sheet(samples.pictures()[:SHOWN])),
-        *neighbour_sheets(dataset, train, x, held),
+        *neighbour_sheets(train, samples.samples, held),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
     record = None
@@ -83,7 +90,7 @@ def appraise(
         record = json.loads(json.dumps(record))
         replace_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
     with writing(folder.report):
-        write_card(folder, release, record, sheets)
+        write_card(folder, release, record, sheets, heard(samples))
     if judgement is None:
         raise FromNoiseError(
             f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
@@ -92,15 +99,30 @@ def appraise(
     return judgement
 
 
-def measured_on(dataset: Dataset) -> tuple[Subset, Tensor]:
+def measured_on(dataset: Dataset) -> tuple[Subset, Subset]:
     """The training and held-out examples that samples are compared with: the same ones in every judgement of a set."""
     rng = np.random.default_rng(0)
-    train = Subset(dataset, np.sort(rng.permutation(dataset.indices("train"))[:MOST_TRAINING]))
-    return train, dataset.x0(np.sort(rng.permutation(dataset.indices("test"))[:MOST_HELD]))
+    train, held = (
+        Subset(dataset, np.sort(rng.permutation(dataset.indices(split))[:most]))
+        for split, most in (("train", MOST_TRAINING), ("test", MOST_HELD))
+    )
+    return train, held
+
+
+def in_memory(examples: Subset) -> Tensor | Subset:
+    """The examples encoded once, if that takes at most `ROOM` bytes; features read each of them many times."""
+    one = examples[np.arange(1)]
+    if len(examples) * one.nbytes > ROOM:
+        return examples
+    return torch.cat(list(batches(examples, 64)))
 
 
 def encoded(dataset: Dataset, samples: np.ndarray) -> Tensor:
-    """Samples as x0, through the same rounding as the data they are compared with."""
+    """Samples as they are perceived, through the same rounding as the data they are compared with."""
+    return dataset.codec.percept(_x0(dataset, samples))
+
+
+def _x0(dataset: Dataset, samples: np.ndarray) -> Tensor:
     return dataset.codec.encode(np.stack([dataset.codec.store(one) for one in samples]))
 
 
@@ -113,17 +135,31 @@ def class_labels(dataset: Dataset, indices: np.ndarray) -> Tensor | None:
     return None
 
 
-def neighbour_sheets(dataset: Dataset, train: Examples, samples: Tensor, held: Tensor) -> list[tuple[str, Image.Image]]:
+def neighbour_sheets(train: Subset, samples: np.ndarray, held: Subset) -> list[tuple[str, Image.Image]]:
     """Rows of one example and its nearest training examples, for samples and for held-out data."""
-    sheets = []
-    for name, queries in (("Samples", samples), ("Held-out data", held)):
-        queries = queries[:NEIGHBOUR_ROWS]
-        found = nearest(queries, batches(train), k=min(NEIGHBOURS, len(train)))
-        rows = beside(queries, train, found)
-        pictures = dataset.codec.preview(dataset.codec.decode(rows.flatten(0, 1)))
+    codec, sheets = train.dataset.codec, []
+    new = replace(held, perceived=False)[np.arange(min(NEIGHBOUR_ROWS, len(held)))]
+    for name, x0 in (("Samples", _x0(train.dataset, samples[:NEIGHBOUR_ROWS])), ("Held-out data", new)):
+        found = nearest(codec.percept(x0), batches(train), k=min(NEIGHBOURS, len(train)))
+        rows = beside(x0, replace(train, perceived=False), found)
+        pictures = codec.preview(codec.decode(rows.flatten(0, 1)))
         caption = f"{name} (first in each row) and their nearest training examples"
         sheets.append((caption, sheet(pictures, columns=rows.shape[1])))
     return sheets
+
+
+def heard(samples: Samples) -> list[tuple[str, str]]:
+    """(caption, data URI) of the first samples, where they are sounds."""
+    found: list[tuple[str, str]] = []
+    with TemporaryDirectory() as folder:
+        for k, one in enumerate(samples.samples[:HEARD]):
+            file = samples.codec.save(Path(folder) / str(k), one, samples.recipe_of(k))
+            if file.suffix not in AUDIO:
+                break
+            what = ", ".join(str(values[k]) for values in samples.cond.values() if values[k] is not None)
+            uri = f"data:{AUDIO[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+            found.append((what or f"sample {samples.index[k]}", uri))
+    return found
 
 
 def way(
@@ -136,7 +172,11 @@ def way(
 
 
 def write_card(
-    folder: RunFolder, release: Release, judgement: dict | None, sheets: list[tuple[str, Image.Image]]
+    folder: RunFolder,
+    release: Release,
+    judgement: dict | None,
+    sheets: list[tuple[str, Image.Image]],
+    sounds: list[tuple[str, str]],
 ) -> Path:
     """report.html from the run folder's own records."""
     facts = folder.read_facts()
@@ -146,7 +186,7 @@ def write_card(
     weights = sum(p.numel() for p in release.denoiser.parameters())
     lines = [
         ("Data", f"{data['source']}: {data['examples']['train']:,} training examples"),
-        ("Shape", " × ".join(map(str, data["shape"])) + " (channels, height, width)"),
+        ("Shape", f"{' × '.join(map(str, data['shape']))} ({', '.join(release.codec.axes)})"),
         ("Conditions", ", ".join(c.name for c in release.columns) or "none"),
         ("Network", f"{release.config.net.kind}, {weights / 1e6:.1f} million weights"),
         ("Training", f"{steps[-1]['step']:,} steps in {steps[-1]['seconds'] / 60:.1f} minutes" if steps else "none"),
@@ -164,4 +204,5 @@ def write_card(
         metrics=metrics,
         judgement=judgement,
         sheets=sheets,
+        sounds=sounds,
     )

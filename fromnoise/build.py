@@ -9,13 +9,21 @@ import torch
 
 from fromnoise.codec import augment
 from fromnoise.cond import Column
-from fromnoise.config import Config, SampleConfig
-from fromnoise.denoise import Denoiser, NetDenoiser
+from fromnoise.config import Config, SampleConfig, TransformerConfig, UNetConfig
+from fromnoise.denoise import Denoiser, ModelDenoiser, NetDenoiser, TokenDenoiser
 from fromnoise.density import LogitNormal
 from fromnoise.grid import Grid, Karras, Linear, Listed, LogSNR
 from fromnoise.guide import Guided, Interval, Null
-from fromnoise.nets import Conditioner, Transformer, UNet
-from fromnoise.objectives import FlowMap, Regression, TargetWeight, UniformWeight, VelocityWeight
+from fromnoise.nets import Conditioner, TokenTransformer, Transformer, UNet
+from fromnoise.objectives import (
+    FlowMap,
+    MaskedCrossEntropy,
+    Objective,
+    Regression,
+    TargetWeight,
+    UniformWeight,
+    VelocityWeight,
+)
 from fromnoise.rng import derive_seed
 from fromnoise.stepper import DDIM, Heun, Multistep, Stepper
 from fromnoise.target import EDM, X0, Eps, Target, Velocity
@@ -40,31 +48,22 @@ def build_denoiser(
     channels: int,
     space: int = 2,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-) -> NetDenoiser:
-    """A denoiser with freshly initialised weights, the same for the same `run.seed`."""
-    net_config = config.net
+) -> ModelDenoiser:
+    """A denoiser with freshly initialised weights, the same for the same `run.seed`.
+
+    Of tokens if the network is, whatever `channels` and `space`; otherwise of x0 with so many channels and axes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.run.seed, "weights"))
         hidden = (augment.COLUMN,) if config.loss.augment else ()
-        conditioner = Conditioner((*columns, *hidden), net_config.emb)
-        shared = {
-            "channels": channels,
-            "space": space,
-            "emb": net_config.emb,
-            "patch": net_config.patch,
-            "map_channels": conditioner.map_channels,
-            "mid_head": net_config.mid_head,
-        }
-        if net_config.kind == "unet":
-            net = UNet(**shared, widths=net_config.widths, blocks=net_config.blocks, attention=net_config.attention)
-        else:
-            net = Transformer(
-                **shared,
-                width=net_config.width,
-                depth=net_config.depth,
-                heads=net_config.heads,
-                bottleneck=net_config.bottleneck,
+        conditioner = Conditioner((*columns, *hidden), config.net.emb)
+        if config.net.kind == "tokens":
+            net = config.net
+            tokens = TokenTransformer(
+                vocab=net.vocab, width=net.width, depth=net.depth, heads=net.heads, emb=net.emb, timed=net.timed
             )
+            return TokenDenoiser(tokens, conditioner, net.vocab, autocast=autocast)
+        net = _trunk(config.net, channels, space, conditioner.map_channels)
     denoiser = NetDenoiser(
         net,
         conditioner,
@@ -76,7 +75,23 @@ def build_denoiser(
     return denoiser.to(memory_format=torch.channels_last) if space == 2 else denoiser  # pyright: ignore[reportCallIssue]
 
 
-def build_objective(config: Config) -> Regression:
+def _trunk(net: UNetConfig | TransformerConfig, channels: int, space: int, map_channels: int) -> UNet | Transformer:
+    shared = {
+        "channels": channels,
+        "space": space,
+        "emb": net.emb,
+        "patch": net.patch,
+        "map_channels": map_channels,
+        "mid_head": net.mid_head,
+    }
+    if net.kind == "unet":
+        return UNet(**shared, widths=net.widths, blocks=net.blocks, attention=net.attention, places=net.places)
+    return Transformer(**shared, width=net.width, depth=net.depth, heads=net.heads, bottleneck=net.bottleneck)
+
+
+def build_objective(config: Config) -> Objective:
+    if config.net.kind == "tokens":
+        return MaskedCrossEntropy()
     weights = {"velocity": VelocityWeight(), "target": TargetWeight(build_target(config)), "uniform": UniformWeight()}
     return Regression(
         density=LogitNormal(mean=config.loss.t_mean, std=config.loss.t_std),

@@ -22,13 +22,18 @@ app = typer.Typer(
 )
 
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder, zip, tar, .npy, .npz, IDX files, a table, or emoji / digits.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="A folder, zip, tar, .npy, .npz, IDX files, a table, one file, or emoji / digits."
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model.safetensors.")]
 WhereOption = Annotated[
     list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Fix a condition; none hides it.")
 ]
-SizeOption = Annotated[str | None, typer.Option(help="Side, or HEIGHTxWIDTH.  [default: proposed]")]
+SizeOption = Annotated[
+    str | None, typer.Option(help="Side, or HEIGHTxWIDTH, of images; seconds of sounds.  [default: proposed]")
+]
 ColumnsOption = Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")]
 ChannelsFirstOption = Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")]
@@ -215,14 +220,22 @@ def doctor(
     print(diagnose(listing))
 
 
-def parse_size(text: str | None) -> int | tuple[int, int] | None:
-    """32, or 48x64 (height by width)."""
+def parse_size(text: str | None) -> int | float | tuple[int, int] | None:
+    """32, or 48x64 (height by width), or seconds such as 1.5."""
     if text is None:
         return None
     parts = text.lower().split("x")
-    if not all(p.isdigit() and int(p) > 0 for p in parts) or len(parts) > 2:
-        raise FromNoiseError(f"Cannot read the size {text!r}: write a side such as 32, or HEIGHTxWIDTH such as 48x64.")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    if all(p.isdigit() and int(p) > 0 for p in parts) and len(parts) <= 2:
+        return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise FromNoiseError(
+            f"Cannot read the size {text!r}: write a side such as 32, HEIGHTxWIDTH such as 48x64, or seconds, 1.5."
+        )
+    return seconds
 
 
 def parse_columns(text: str | None) -> list[str] | None:

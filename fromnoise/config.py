@@ -29,8 +29,9 @@ class UNetConfig:
     kind: Literal["unet"] = "unet"
     widths: tuple[Count, ...] = (64, 128)
     blocks: Count = 1
-    patch: Count = 2
+    patch: Count | tuple[Count, ...] = 2
     attention: tuple[bool, ...] = (False, True)
+    places: bool = False
     emb: Count = 256
     mid_head: bool = False
 
@@ -45,6 +46,19 @@ class TransformerConfig:
     emb: Count = 256
     bottleneck: Count | None = None
     mid_head: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TokensConfig:
+    """A transformer over `vocab` symbols, for masked diffusion."""
+
+    kind: Literal["tokens"] = "tokens"
+    vocab: Count = 256
+    width: Count = 256
+    depth: Count = 6
+    heads: Count = 4
+    emb: Count = 256
+    timed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -152,7 +166,7 @@ class SampleConfig:
 class Config:
     """All settings of a run."""
 
-    net: UNetConfig | TransformerConfig = Field(default_factory=UNetConfig, discriminator="kind")
+    net: UNetConfig | TransformerConfig | TokensConfig = Field(default_factory=UNetConfig, discriminator="kind")
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     flow: FlowConfig = Field(default_factory=FlowConfig)
@@ -217,7 +231,7 @@ def _names(tree: dict[str, Any], prefix: str = "") -> list[str]:
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     # pydantic puts the union's tag into the path: net.unet.widths
-    parts = [str(p) for p in first["loc"] if p not in ("unet", "transformer")]
+    parts = [str(p) for p in first["loc"] if p not in ("unet", "transformer", "tokens", "constrained-int")]
     name = ".".join(parts)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         close = get_close_matches(name, _names(to_json(Config())), n=3, cutoff=0.4)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fromnoise.forecast import SEEN, Forecast, Outlook, likely
 from fromnoise.memory import Peak
+from fromnoise.recipes import described
 from fromnoise.session import Event, Held, Previewed, Reading, RolledBack
 from fromnoise.trainer import Skipped, Stepped
 
@@ -90,10 +91,11 @@ class Display:
 def forecast_text(forecast: Forecast) -> str:
     """A plan for reading, headings to the left."""
     run, batch = forecast.run, forecast.run.config.optim.batch
-    kinds = " | ".join(SEEN)
+    pictures = forecast.medium == "image"
+    runs = (run, *forecast.others)
     rows = [
         *(("data" if k == 0 else "", note) for k, note in enumerate(forecast.notes)),
-        ("network", f"{_network(run)}, {forecast.parameters / 1e6:.2f} million weights"),
+        ("network", f"{described(run.config.net)}, {forecast.parameters / 1e6:.2f} million weights"),
         ("run", f"{_length(run)}, about {run.steps:,} steps of {batch} examples"),
         (
             "rate",
@@ -102,17 +104,15 @@ def forecast_text(forecast: Forecast) -> str:
         ("memory", _memory(forecast.memory)),
         ("sampling", f"{forecast.sampling:.1f} samples a second, of {run.config.sample.steps} steps each"),
         ("disk", f"{forecast.disk:.0f} MB for the run; {forecast.cache:.1f} MB of decoded data, in the cache already"),
-        ("likely", f"what was seen after about as many examples in {kinds}:"),
-        *((_length(one), _likely(one, run)) for one in sorted((run, *forecast.others), key=lambda one: one.seconds)),
-        ("", "larger pictures, and more varied ones, need more; on few pictures watch the copying check."),
+        (
+            "likely",
+            f"what was seen after about as many examples in {' | '.join(SEEN)}:" if pictures else "in other time:",
+        ),
+        *((_length(one), _likely(one, run, pictures)) for one in sorted(runs, key=lambda one: one.seconds)),
     ]
+    if pictures:
+        rows.append(("", "larger pictures, and more varied ones, need more; on few pictures watch the copying check."))
     return "\n".join(f"{heading:<12}{line}" for heading, line in rows)
-
-
-def _network(run: Outlook) -> str:
-    net = run.config.net
-    channels = " / ".join(map(str, net.widths)) if net.kind == "unet" else f"{net.depth} x {net.width}"
-    return f"{net.kind} on {net.patch}x{net.patch} patches, {channels} channels"
 
 
 def _length(run: Outlook) -> str:
@@ -123,13 +123,13 @@ def _length(run: Outlook) -> str:
     return f"{run.seconds / units[unit]:.3g}{unit}"
 
 
-def _likely(one: Outlook, asked: Outlook) -> str:
+def _likely(one: Outlook, asked: Outlook, pictures: bool) -> str:
     if one.steps == 0:
         return "over before the first step"
-    other = "" if one.config.net == asked.config.net else f", {_network(one)}"
+    other = "" if one.config.net == asked.config.net else f", {described(one.config.net)}"
     time = f", {one.seconds / 60:.1f} minutes" if one.config.run.budget is None else ""
-    words = " | ".join(likely(one.examples).values())
-    return f"{one.examples:,} examples, {one.passes:.1f} passes{time}{other}: {words}"
+    words = f": {' | '.join(likely(one.examples).values())}" if pictures else ""
+    return f"{one.examples:,} examples, {one.passes:.1f} passes{time}{other}{words}"
 
 
 def _memory(memory: Peak) -> str:

@@ -7,3 +7,12 @@ class FromNoiseError(ValueError):
 
 class TrainingStopped(Exception):
     """Training was asked to stop; everything is saved, and the message says how to go on."""
+
+
+class Unreadable(Exception):
+    """This file gives nothing; the message says why."""
+
+
+def reason(error: Exception) -> str:
+    """Why, on one line: the system's own words where it was the system."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]

@@ -162,7 +162,7 @@ def compare(
         teacher=teacher.digest,
         student=student.digest,
         samples=count,
-        floor=frechet(Moments.of(features(held[:count])), moments),
+        floor=frechet(Moments.of(features(held[np.arange(count)])), moments),
         ways=(
             *(measure("student", replace(jump, steps=steps)) for steps in STEPS),
             *(measure("teacher", replace(plain, steps=steps)) for steps in STEPS),

@@ -24,6 +24,7 @@ from typing import Any
 from scipy.stats import trim_mean
 
 from fromnoise.api import DEFAULT_BUDGET, Watch, parse_budget, seconds_of
+from fromnoise.codec import Size
 from fromnoise.config import Config, RunConfig
 from fromnoise.data import Dataset, scan
 from fromnoise.errors import TrainingStopped
@@ -112,6 +113,7 @@ class Forecast:
     disk        MB of the run folder
     """
 
+    medium: str
     notes: tuple[str, ...]
     parameters: int
     run: Outlook
@@ -145,7 +147,7 @@ def plan(
     *,
     budget: str | float | None = None,
     steps: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
     settings: Sequence[str] = (),
@@ -179,6 +181,7 @@ def plan(
         work = training_flops(other.config, other.facts) / training_flops(chosen.config, chosen.facts)
         others.append(foresee(other, pace.slower(work)))
     return Forecast(
+        medium=dataset.listing.medium.name,
         notes=dataset.notes,
         parameters=seen.parameters,
         run=run,

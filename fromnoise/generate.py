@@ -158,7 +158,7 @@ def generate(
         evaluations = step.evaluations
         if not bool(step.x.isfinite().all()):
             raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
-        parts.append(release.codec.decode(step.x.float().cpu()))
+        parts.append(release.codec.decode(_on_cpu(step.x)))
         if progress:
             progress(len(indices))
     cond = Cond.cat(conds)
@@ -189,8 +189,12 @@ def trajectory(
     prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
 
     def pictures(x: Tensor) -> np.ndarray:
-        return release.codec.preview(release.codec.decode(x.float().cpu()))
+        return release.codec.preview(release.codec.decode(_on_cpu(x)))
 
     states = np.stack([pictures(prior), *(pictures(s.x) for s in steps)], axis=1)
     guesses = np.stack([pictures(s.post.point()) for s in steps if s.post is not None], axis=1)
     return states, guesses
+
+
+def _on_cpu(x: Tensor) -> Tensor:
+    return x.cpu().float() if x.is_floating_point() else x.cpu()

@@ -147,8 +147,8 @@ def going_on(data: Source, folder: RunFolder) -> str:
 def make_session(prepared: Prepared, begun: float) -> Session:
     """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from."""
     config, dataset, runtime = prepared.config, prepared.dataset, prepared.runtime
-    channels, space = dataset.codec.shape[0], len(dataset.codec.shape) - 1
-    denoiser = build_denoiser(config, dataset.columns, channels, space, partial(autocast, runtime))
+    shape = dataset.codec.shape
+    denoiser = build_denoiser(config, dataset.columns, shape[0], len(shape) - 1, partial(autocast, runtime))
     trainer = Trainer(
         config=config,
         denoiser=denoiser.to(runtime.device),
@@ -169,13 +169,15 @@ def measure(dataset: Dataset) -> Facts:
     """What the recipe needs to know; the standard deviation is that of up to 512 training examples."""
     indices = dataset.indices("train")
     some = np.random.default_rng(0).permutation(indices)[:512]
-    std = float(dataset.x0(np.sort(some)).std())
+    std = float(dataset.x0(np.sort(some)).std()) if dataset.codec.vocab is None else 1.0
     return Facts(
         examples=len(indices),
         held=len(dataset.indices("val")),
         shape=dataset.codec.shape,
         columns=dataset.columns,
         std=min(max(std, 0.05), 2.0),
+        medium=dataset.listing.medium.name,
+        vocab=dataset.codec.vocab,
     )
 
 

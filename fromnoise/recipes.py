@@ -8,13 +8,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.build import build_denoiser
+from fromnoise.codec import Medium
 from fromnoise.cond import Column, Cond
-from fromnoise.config import Config, ModelConfig, OptimConfig, RunConfig, SampleConfig, UNetConfig
+from fromnoise.config import (
+    Config,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SampleConfig,
+    TokensConfig,
+    TransformerConfig,
+    UNetConfig,
+)
+from fromnoise.data.media import add_medium
 from fromnoise.runtime import Runtime, from_main
 from fromnoise.types import Shape
 
@@ -26,13 +38,24 @@ EFFICIENCY = {"float32": 0.6, "bfloat16": 0.25}
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a recipe may know of the data.  `shape` is x0's (c, *space); `std` its standard deviation."""
+    """What a recipe may know of the data.  `shape` is x0's, `std` its standard deviation, `vocab` that of tokens."""
 
     examples: int
     held: int
     shape: Shape
     columns: tuple[Column, ...]
     std: float
+    medium: str = "image"
+    vocab: int | None = None
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """One medium's share in the settings."""
+
+    def __call__(self, config: Config, facts: Facts, width: int) -> Config:
+        """`config` with the network of about `width` features at its widest level, and whatever goes with it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +82,7 @@ def recipe(
         run=run,
         sample=SampleConfig(guidance=2.0, reference="weak", guidance_low=-3.0),
     )
-    nets = {width: replace(config, net=image_net(facts.shape, width)) for width in WIDTHS}
+    nets = {width: RECIPES[facts.medium](config, facts, width) for width in WIDTHS}
     width = max(w for w, c in nets.items() if reach(c, facts, speed).examples >= WIDTHS[w])
     return nets[width], speed
 
@@ -73,12 +96,10 @@ def reach(config: Config, facts: Facts, speed: float) -> Reach:
 
 def reasons(config: Config, facts: Facts, runtime: Runtime, speed: float) -> list[str]:
     """What was chosen and why, a sentence each, for the finished settings."""
-    far, net = reach(config, facts, speed), config.net
-    cut = f"{net.patch}x{net.patch} patches" if net.patch > 1 else "single pixels"
-    sizes = " / ".join(map(str, net.widths)) if isinstance(net, UNetConfig) else f"{net.depth} x {net.width}"
+    far = reach(config, facts, speed)
     passes = far.examples / facts.examples
     lines = [
-        f"network: {net.kind} on {cut}, {sizes} channels; about {far.examples:,.0f} examples in this run, {passes:.1f} "
+        f"network: {described(config.net)}; about {far.examples:,.0f} examples in this run, {passes:.1f} "
         f"passes over the data, at {far.rate:.0f} a second.",
         f"computing: {runtime.why}.",
     ]
@@ -89,6 +110,41 @@ def reasons(config: Config, facts: Facts, runtime: Runtime, speed: float) -> lis
     if passes > 200:
         lines.append("the set is small for this run: watch the copying check, and stop earlier if it fires.")
     return lines
+
+
+def described(net: UNetConfig | TransformerConfig | TokensConfig) -> str:
+    """unet on 4x4 patches, 64 / 128 channels"""
+    sizes = " / ".join(map(str, net.widths)) if net.kind == "unet" else f"{net.depth} x {net.width}"
+    if net.kind == "tokens":
+        return f"{net.kind} of {net.vocab} symbols, {sizes} channels"
+    patch = (net.patch, net.patch) if isinstance(net.patch, int) else net.patch
+    cut = f"{'x'.join(map(str, patch))} patches" if max(patch) > 1 else "single elements"
+    return f"{net.kind} on {cut}, {sizes} channels"
+
+
+def image(config: Config, facts: Facts, width: int) -> Config:
+    return replace(config, net=image_net(facts.shape, width))
+
+
+def sound(config: Config, facts: Facts, width: int) -> Config:
+    """A U-Net on patches of the spectrogram, 32 up and about as many along, so that it has about 1,000 cells."""
+    _, bins, frames = facts.shape
+    patch = (max(1, bins // 32), next(p for p in (1, 2, 4, 8, 16, 32) if frames / p <= 24 or p == 32))
+    net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), places=True, emb=256)
+    # Steps are dear and sets small: of the examples that a run reaches, smaller batches make more of them.
+    return replace(config, net=net, optim=replace(config.optim, batch=min(16, config.optim.batch)))
+
+
+RECIPES: dict[str, Recipe] = {"image": image, "sound": sound}
+
+
+def register(medium: Medium[Any, Any], recipe: Recipe) -> None:
+    """Makes a medium of your own known to `train`, `load` and the commands of this process.
+
+    Raises FromNoiseError where one that is known already has its name or files.
+    """
+    add_medium(medium)
+    RECIPES[medium.name] = recipe
 
 
 def image_net(shape: Shape, width: int) -> UNetConfig:
@@ -110,7 +166,8 @@ def training_flops(config: Config, facts: Facts) -> float:
     """Floating-point operations of one example's forward and backward pass, counted without computing them."""
     with torch.device("meta"):
         denoiser = build_denoiser(config, (), facts.shape[0], len(facts.shape) - 1)
-        x, t = torch.empty(1, *facts.shape), torch.empty(1, *(1,) * len(facts.shape))
+        x = torch.empty(1, *facts.shape, dtype=torch.float32 if facts.vocab is None else torch.int64)
+        t = torch.empty(1, *(1,) * len(facts.shape))
         with FlopCounterMode(display=False) as counter:
             denoiser.net(x, t, t, denoiser.conditioner(Cond.empty(1)))
     return 3.0 * counter.get_total_flops()

@@ -217,7 +217,8 @@ class Session:
             )
             quick = self.config.sample
             if not self.config.model.flow_map:
-                quick = replace(quick, sampler="multistep", steps=PREVIEW_STEPS, guidance=1.0)
+                sampler = "multistep" if self.codec.vocab is None else quick.sampler
+                quick = replace(quick, sampler=sampler, steps=PREVIEW_STEPS, guidance=1.0)
             samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
             path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
             with writing(path):
@@ -295,7 +296,8 @@ def searching(config: Config, preview: float) -> tuple[int, float]:
     """Batches in the search of grids and the seconds of each, from those of a preview; of a budget 5 % at most."""
     evaluations = BATCH * WALKS * NODES * (1 if config.sample.guidance == 1 else 2)
     batch = preview * evaluations / (PREVIEW_EXAMPLES * PREVIEW_STEPS)
-    batches = math.ceil(config.run.grid_priors / BATCH) if not config.model.flow_map else 0
+    none = config.model.flow_map or config.net.kind == "tokens"
+    batches = 0 if none else math.ceil(config.run.grid_priors / BATCH)
     if config.run.budget is not None and batch > 0:
         batches = min(batches, math.floor(0.05 * config.run.budget / batch))
     return batches, batch

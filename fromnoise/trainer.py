@@ -35,9 +35,9 @@ HELD_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @runtime_checkable
 class Examples(Protocol):
-    """Data as the loop sees it: x0 and conditions by index."""
+    """Data as the loop sees it: x0 and conditions by index; `rng` draws the parts of examples longer than x0."""
 
-    def x0(self, indices: np.ndarray) -> Tensor: ...
+    def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor: ...
     def cond(self, indices: np.ndarray) -> Cond: ...
 
 
@@ -173,7 +173,7 @@ class Trainer:
         device = self.runtime.device
         salt = ("train", step, self.position.rollbacks)
         rng = Rng.of(self.config.run.seed, places, *salt, total=self.config.optim.batch)
-        x0, cond = self.data.x0(examples), self.data.cond(examples).drop(self.config.loss.drop, rng)
+        x0, cond = self.data.x0(examples, rng), self.data.cond(examples).drop(self.config.loss.drop, rng)
         if self.config.loss.augment:
             x0, cond = augmented(x0, cond, self.config.loss.augment, rng, self.config.loss.augment_flip)
         x0 = x0.to(device)

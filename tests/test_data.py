@@ -178,7 +178,7 @@ def test_a_bomb_is_never_decoded(tmp_path, monkeypatch):
     part = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
     bomb = b"\x89PNG\r\n\x1a\n" + part + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     fill(tmp_path, {"bomb.png": bomb, "good.png": png(noise(8, 8, 3))})
-    monkeypatch.setattr("fromnoise.data.listing.decode", lambda *_: pytest.fail("scan decodes nothing"))
+    monkeypatch.setattr("fromnoise.data.image.decode", lambda *_: pytest.fail("scan decodes nothing"))
     listing = scan(tmp_path)
     assert len(listing) == 1 and "231 megapixels" in reasons(listing)["bomb.png"]
     assert 25e6 <= MAX_PIXELS <= 51e6

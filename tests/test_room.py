@@ -35,7 +35,7 @@ class Arrays:
     def __init__(self, x0: torch.Tensor, cond: Cond | None = None) -> None:
         self.data, self.conditions = x0, cond or Cond.empty(len(x0))
 
-    def x0(self, indices: np.ndarray) -> torch.Tensor:
+    def x0(self, indices: np.ndarray, rng: Rng | None = None) -> torch.Tensor:
         return self.data[torch.as_tensor(indices)]
 
     def cond(self, indices: np.ndarray) -> Cond:

@@ -1,4 +1,4 @@
-"""Codecs, one medium a file: raw examples on one side, tensors x0 near [-1, 1] on the other."""
+"""Codecs, one medium a file: raw examples on one side, tensors x0 of unit order on the other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from fromnoise.codec.codec import Codec
 from fromnoise.codec.image import ImageCodec
+from fromnoise.codec.medium import Header, Medium, Size
+from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
 from fromnoise.errors import FromNoiseError
 
-CODECS = {"image": ImageCodec, "text": TextCodec}
+CODECS = {"image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
 
-__all__ = ["CODECS", "Codec", "ImageCodec", "TextCodec", "codec_from_json"]
+__all__ = ["CODECS", "Codec", "Header", "ImageCodec", "Medium", "Size", "SoundCodec", "TextCodec", "codec_from_json"]
 
 
 def codec_from_json(data: Mapping[str, object]) -> Codec:

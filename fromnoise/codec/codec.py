@@ -1,8 +1,8 @@
-"""What a medium is to the rest of the program: its raw examples on one side, tensors x0 near [-1, 1] on the other."""
+"""What a medium is to the rest of the program: its raw examples on one side, tensors x0 of unit order on the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from fromnoise.types import Shape
+from fromnoise.rng import Rng
+from fromnoise.types import Data, Shape
 
 
 @runtime_checkable
@@ -22,7 +23,22 @@ class Codec(Protocol):
 
     @property
     def shape(self) -> Shape:
-        """x0's shape without the batch: (c, *space)."""
+        """x0's shape without the batch: (c, *space), or (length,) of tokens."""
+        ...
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What the axes of `shape` are, in words."""
+        ...
+
+    @property
+    def ragged(self) -> bool:
+        """Whether stored examples differ in the length of their first axis: `encode` then cuts or pads them."""
+        ...
+
+    @property
+    def vocab(self) -> int | None:
+        """How many symbols there are where x0 is integers; None where it is continuous."""
         ...
 
     def store(self, raw: np.ndarray) -> np.ndarray:
@@ -33,12 +49,23 @@ class Codec(Protocol):
         """`store` of several raw examples of one shape."""
         ...
 
-    def encode(self, stored: np.ndarray) -> Float[Tensor, "b c *d"]:
-        """A cached batch as x0, float32; cheap, done every step."""
+    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> Codec:
+        """The codec for data whose stored values lie between two numbers, of which `some` are stored examples."""
         ...
 
-    def decode(self, x0: Float[Tensor, "b c *d"]) -> np.ndarray:
+    def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Data:
+        """A cached batch as x0, float32 (b, c, *d) or int64 (b, length); cheap, done every step.
+
+        Where the stored are longer than x0, `rng` says which part is taken, None the first.
+        """
+        ...
+
+    def decode(self, x0: Data) -> np.ndarray:
         """A batch in the data's own layout, dtype and range."""
+        ...
+
+    def percept(self, x0: Data) -> Float[Tensor, "b e *g"]:
+        """x0 as it is perceived, of order 1: what groups and learned features are found in."""
         ...
 
     def preview(self, samples: np.ndarray) -> np.ndarray:
@@ -50,5 +77,10 @@ class Codec(Protocol):
         ...
 
     def to_json(self) -> dict[str, object]:
-        """The codec as JSON values; `from_json` of the same class gives it back."""
+        """The codec as JSON values, its `kind` among them; `from_json` of the same class gives it back."""
+        ...
+
+    @staticmethod
+    def from_json(data: Mapping[str, object]) -> Codec:
+        """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
         ...

@@ -10,7 +10,7 @@ bits without alpha `store`, `encode` and `decode` are exact inverses of each oth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from fromnoise.codec import imagefile
 from fromnoise.codec.imagefile import read_recipe
 from fromnoise.errors import FromNoiseError
+from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
 __all__ = ["ImageCodec", "read_recipe"]
@@ -52,7 +53,7 @@ class ImageCodec:
         low, high = _limits(dtype)
         return ImageCodec(height=height, width=width, channels=channels, alpha=alpha, dtype=dtype, low=low, high=high)
 
-    def fitted(self, smallest: float, largest: float) -> ImageCodec:
+    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> ImageCodec:
         """The same with a range that fits data between `smallest` and `largest`.
 
         Integers keep the dtype's whole range where the data reaches into its upper half, or has alpha; otherwise, as
@@ -69,6 +70,18 @@ class ImageCodec:
     def shape(self) -> Shape:
         """(c, h, w)."""
         return self.channels, self.height, self.width
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return "channels", "height", "width"
+
+    @property
+    def ragged(self) -> bool:
+        return False
+
+    @property
+    def vocab(self) -> None:
+        return None
 
     @property
     def stored_dtype(self) -> np.dtype:
@@ -112,8 +125,9 @@ class ImageCodec:
             return image
         return _to_integer(image, self.dtype).astype(self.stored_dtype)
 
-    def encode(self, stored: np.ndarray) -> Float[Tensor, "b c h w"]:
+    def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Float[Tensor, "b c h w"]:
         """(b, h, w, c) as stored -> x0, float32, channels last in memory; values in [low, high] are within [-1, 1]."""
+        stored = np.asarray(stored)
         # In 16 bits and fewer both differences are exact in float32, so the quotient is rounded once.
         exact = stored.dtype.kind in "biu" and stored.dtype.itemsize <= 2
         values = torch.from_numpy(stored.astype(np.float32 if exact else np.float64))
@@ -130,6 +144,10 @@ class ImageCodec:
         if np.dtype(self.dtype).kind == "f":
             return values.astype(self.dtype)
         return _to_integer(values, self.dtype)
+
+    def percept(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """x0 itself."""
+        return x0
 
     def preview(self, samples: np.ndarray) -> np.ndarray:
         """Decoded samples (n, h, w, c) -> RGB (n, h, w, 3) uint8: alpha over white, [low, high] as black to white.

@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from fromnoise.codec.image import ImageCodec
+from fromnoise.codec import Codec, Size
 from fromnoise.cond import Column, Cond
 from fromnoise.data import columns as columns_
 from fromnoise.data.columns import Encoded
 from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.scan import Progress, scan
-from fromnoise.data.size import target_size
 from fromnoise.data.splits import NAMES, TRAIN, assign
-from fromnoise.data.store import Stored, cached
+from fromnoise.data.store import Ragged, Stored, cached
 from fromnoise.data.tree import Skipped
 from fromnoise.errors import FromNoiseError
+from fromnoise.rng import Rng
+from fromnoise.types import Data
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +34,7 @@ class Dataset:
     `splits` (n,) int8 are places in `splits.NAMES`.
     """
 
-    codec: ImageCodec
+    codec: Codec
     columns: tuple[Column, ...]
     fingerprint: str
     listing: Listing
@@ -43,7 +42,7 @@ class Dataset:
     notes: tuple[str, ...]
     splits: np.ndarray = field(repr=False)
     encoded: tuple[Encoded, ...] = field(repr=False)
-    stored: np.ndarray = field(repr=False)
+    stored: np.ndarray | Ragged = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -56,9 +55,15 @@ class Dataset:
         # One distinct example: held out is what is trained on, as `notes` say.
         return found if len(found) else np.arange(len(self))
 
-    def x0(self, indices: Sequence[int] | np.ndarray) -> Float[Tensor, "b c *d"]:
-        """The examples, encoded: float32 in [-1, 1]."""
-        return self.codec.encode(self.stored[np.asarray(indices, dtype=np.int64)])
+    def x0(self, indices: Sequence[int] | np.ndarray, rng: Rng | None = None) -> Data:
+        """The examples, encoded.
+
+        Of those that are longer than x0 a part: the one that `rng` draws, and without it the same one every time.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        if rng is None and self.codec.ragged:
+            rng = Rng.of(0, rows.tolist(), "crop")
+        return self.codec.encode(self.stored[rows], rng)
 
     def cond(self, indices: Sequence[int] | np.ndarray) -> Cond:
         """The conditions of the examples: class indices (b,) int64, standardised numbers (b,) float32."""
@@ -87,7 +92,7 @@ class Dataset:
 def open_dataset(
     source: str | Path | np.ndarray | Listing,
     *,
-    size: int | tuple[int, int] | None = None,
+    size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
     cache_dir: Path | None = None,
@@ -95,8 +100,8 @@ def open_dataset(
 ) -> Dataset:
     """Opens any source of `scan` (or a listing that exists already) as a data set of one shape.
 
-    `size` follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width).  `columns`
-    names the conditions; None takes the one class that the data itself names, if there is exactly one.  `cache_dir`
+    `size` of images follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width); of
+    sounds it is seconds.  `columns` names the conditions; None takes what `columns.choose` proposes.  `cache_dir`
     defaults to the user's cache directory.  `progress` is called with (done, in all) while scanning and decoding.
     Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
     """
@@ -104,25 +109,28 @@ def open_dataset(
     if not isinstance(listing, Listing):
         listing = scan(listing, channels_first=channels_first, cache_dir=cache_dir, progress=progress)
     chosen, why = columns_.choose(listing.profiles, columns)
-    height, width = target_size(listing.sizes, size)
-    codec = ImageCodec.full_range(
-        height=height, width=width, channels=listing.channels, alpha=listing.alpha, dtype=listing.dtype
-    )
+    codec, how = listing.medium.choose(listing.common, listing.headers, size)
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
     splits, split_note = assign(listing.items.split, listing.items.digest)
     encoded = tuple(columns_.encode(p, listing.items.columns[p.name], splits == TRAIN) for p in chosen)
     return Dataset(
-        codec=codec.fitted(stored.low, stored.high),
+        codec=codec.fitted(stored.low, stored.high, _some(stored.rows, splits)),
         columns=tuple(e.column for e in encoded),
         fingerprint=_fingerprint(listing),
         listing=listing,
         source=listing.source,
-        notes=(*listing.notes, *_size_note(listing, height, width), why, split_note, *_skip_note(listing)),
+        notes=(*listing.notes, *how, why, *columns_.lonely(encoded), split_note, *_skip_note(listing)),
         splits=splits,
         encoded=encoded,
-        stored=stored.pixels,
+        stored=stored.rows,
     )
+
+
+def _some(rows: np.ndarray | Ragged, splits: np.ndarray) -> Sequence[np.ndarray]:
+    """Stored training examples that a codec is fitted to: up to 256, of 64 MB together."""
+    count = int(np.clip(2**26 // max(1, rows.nbytes // len(rows)), 1, 256))
+    return list(rows[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(splits == TRAIN))[:count])])
 
 
 def _without_broken(listing: Listing, stored: Stored) -> Listing:
@@ -134,7 +142,9 @@ def _without_broken(listing: Listing, stored: Stored) -> Listing:
     skipped = [Skipped(name=name, reason=why) for name, why in zip(names, stored.broken.values(), strict=True)]
     if len(items) == 0:
         first = f"{skipped[0].name}: {skipped[0].reason}"
-        raise FromNoiseError(f"No image of {listing.source} can be decoded ({first}): check or convert the files.")
+        raise FromNoiseError(
+            f"No {listing.medium.name} of {listing.source} can be decoded ({first}): check or convert the files."
+        )
     everything = tuple(sorted((*listing.skipped, *skipped), key=lambda file: file.name))
     return dataclasses.replace(listing, items=items, skipped=everything)
 
@@ -149,18 +159,6 @@ def _fingerprint(listing: Listing) -> str:
             digest.update(json.dumps([name, texts.words]).encode())
             digest.update(texts.codes.data)
     return digest.hexdigest()
-
-
-def _size_note(listing: Listing, height: int, width: int) -> list[str]:
-    if set(listing.sizes) == {(height, width)}:
-        return []
-    whence = f"{len(listing.sizes):,} different sizes"
-    if len(listing.sizes) == 1:
-        ((h, w),) = listing.sizes
-        whence = f"{h} x {w}"
-    return [
-        f"{whence} become {height} x {width} (height x width): scaled to cover, antialiased, and cut at the centre."
-    ]
 
 
 def _skip_note(listing: Listing) -> list[str]:

@@ -4,7 +4,8 @@ What a column is, by its values (empty ones aside):
 
 class    2 to 1,000 distinct labels, each with 5 examples or more on average; if they are numbers, at most 20 of them.
          A column that says it is a label (class folders, IDX labels, `label`, `class`, `target`, `y`) may have more
-         numbers, and needs 2 examples a label.
+         numbers, and needs 2 examples a label, also of its second most frequent one.
+         `word`, of names, has a rule of its own (`names.py`).
 number   numbers otherwise.
 text     anything else: captions, names, identifiers.  Kept and shown, but not yet a condition.
 """
@@ -25,6 +26,7 @@ from fromnoise.errors import FromNoiseError
 
 Role = Literal["class", "number", "text"]
 LABEL_NAMES = frozenset({"label", "labels", "class", "target", "targets", "y"})
+WORD = "word"
 _MOST_LABELS = 1_000
 _MOST_NUMERIC_LABELS = 20
 _EXAMPLES_A_LABEL = 5
@@ -48,6 +50,11 @@ class Profile:
         """Whether this is the class of the examples by its very name or place, and so a condition without asking."""
         return self.role == "class" and self.name.lower() in LABEL_NAMES
 
+    @property
+    def of_names(self) -> bool:
+        """Whether this is the word of the files' names: a condition without asking, beside at most one other."""
+        return self.role == "class" and self.name == WORD
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
@@ -67,6 +74,7 @@ def profile(name: str, values: Texts) -> Profile:
     finite = [number for number in numbers if number is not None and math.isfinite(number)]
     said = name.lower() in LABEL_NAMES
     repeated = 2 <= len(counts) <= _MOST_LABELS and filled >= (2 if said else _EXAMPLES_A_LABEL) * len(counts)
+    repeated = repeated and sorted(counts.values())[-2] >= 2
     role: Role = "number" if numeric and finite else "text"
     if repeated and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
         role = "class"
@@ -97,15 +105,18 @@ def _order(label: str) -> tuple[float, str]:
 def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[tuple[Profile, ...], str]:
     """The columns to condition on, and why, as a sentence.
 
-    `wanted` None takes the one natural class column if there is exactly one, and otherwise none.  Raises FromNoiseError
-    for a name that does not exist or a column of text.
+    `wanted` None takes the one natural class column if there is exactly one, and the word of names.
+    Raises FromNoiseError for a name that does not exist or a column of text.
     """
     usable = [p.name for p in profiles if p.role != "text"]
     if wanted is None:
-        natural = [p for p in profiles if p.natural]
-        if len(natural) == 1:
-            name, labels = natural[0].name, len(natural[0].labels)
-            return (natural[0],), f"conditional on {name} ({labels} labels), the only class that the data itself names."
+        natural, words = [p for p in profiles if p.natural], [p for p in profiles if p.of_names]
+        if len(natural) <= 1 and (natural or words):
+            chosen = (*natural, *words)
+            why = ["the only class that the data itself names"] * len(natural)
+            why += ["a word of each file's name"] * len(words)
+            named = " and ".join(f"{p.name} ({len(p.labels)} labels), {w}" for p, w in zip(chosen, why, strict=True))
+            return chosen, f"conditional on {named}; --columns for others."
         why = "no column is a class by its name or place" if not natural else "several columns could be the class"
         offer = f"; --columns {' or '.join(usable)} would condition it" if usable else ""
         return (), f"unconditional: {why}{offer}."
@@ -143,3 +154,19 @@ def encode(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     )
     standard = np.where(present, (parsed - column.mean) / column.std, 0)
     return Encoded(column=column, values=standard.astype(np.float32), present=present)
+
+
+def lonely(encoded: Sequence[Encoded]) -> list[str]:
+    """A sentence for every class column with labels of a single example, which cannot be learned but only repeated."""
+    notes = []
+    for one in encoded:
+        if one.column.kind == "class":
+            counts = np.bincount(one.values[one.present], minlength=len(one.column.labels))
+            alone = [label for label, n in zip(one.column.labels, counts, strict=True) if n == 1]
+            if alone:
+                shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
+                notes.append(
+                    f"{one.column.name}: {len(alone)} label{'s' * (len(alone) > 1)} with a single example ({shown}), "
+                    "which a model can only repeat; add examples or merge labels."
+                )
+    return notes

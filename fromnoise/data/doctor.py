@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from fromnoise.data.columns import Profile, choose
-from fromnoise.data.image import Header
 from fromnoise.data.listing import Listing, links_note
-from fromnoise.data.size import target_size
 from fromnoise.data.splits import assign
 
 _SHOWN = 5
 _LINKS = 10  # more links than that are counted and not listed
-_LONG = 3.0  # aspect ratio beyond which the centre cut loses most of the picture
 _FEW = 200
-_HOW = " (scaled to cover, antialiased, cut at the centre; --size N for another)"
 
 
 def diagnose(listing: Listing) -> str:
@@ -27,7 +23,8 @@ def diagnose(listing: Listing) -> str:
 
 def _summary(listing: Listing) -> Iterator[str]:
     yield f"{listing.source}: {_count(len(listing), 'example')}, {_count(len(listing.skipped), 'file')} skipped"
-    yield f"  size (h x w)  {_sizes(listing.sizes)}"
+    yield f"  medium        {listing.medium.name}"
+    yield f"  size          {_sizes(listing)}"
     yield f"  mode          {_counts(listing.modes)}"
     yield f"  dtype         {_counts(listing.dtypes)}"
     yield f"  split         {assign(listing.items.split, listing.items.digest)[1].removeprefix('split ')}"
@@ -47,9 +44,10 @@ def _remarks(listing: Listing) -> Iterator[str]:
 
 
 def _proposals(listing: Listing) -> Iterator[str]:
-    height, width = target_size(listing.sizes)
+    codec, how = listing.medium.choose(listing.common, listing.headers, None)
     yield "proposal"
-    yield f"  size     {height} x {width}" + ("" if set(listing.sizes) == {(height, width)} else _HOW)
+    yield f"  x0       {' x '.join(map(str, codec.shape))} ({', '.join(codec.axes)})"
+    yield from (f"  size     {note}" for note in how)
     yield f"  columns  {choose(listing.profiles, None)[1]}"
 
 
@@ -79,10 +77,10 @@ def _duplicates(listing: Listing) -> Iterator[str]:
 
 
 def _odd(listing: Listing) -> Iterator[str]:
-    target, mixed = target_size(listing.sizes), len(listing.sizes) > 1
+    codec, _ = listing.medium.choose(listing.common, listing.headers, None)
     odd: dict[str, list[int]] = defaultdict(list)
     for code, header in enumerate(listing.items.headers):
-        for what in _oddities(header, target, mixed):
+        for what in listing.medium.remarks(header, codec, listing.headers):
             odd[what].append(code)
     for what, codes in odd.items():
         places = np.flatnonzero(np.isin(listing.items.header, codes))
@@ -92,25 +90,16 @@ def _odd(listing: Listing) -> Iterator[str]:
             yield f"{_count(len(places), 'file')} {what}: {names}{more}"
 
 
-def _oddities(header: Header, target: tuple[int, int], mixed: bool) -> Iterator[str]:
-    height, width = header.height, header.width
-    if header.more:
-        yield "with several frames or pages, of which the first is used"
-    if mixed and max(height, width) > _LONG * min(height, width):
-        yield f"more than {_LONG:.0f} times as long as wide, of which the centre is used"
-    if mixed and (height < target[0] / 2 or width < target[1] / 2):
-        yield "less than half the proposed size, enlarged"
-
-
-def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
-    if len(sizes) == 1:
-        ((height, width),) = sizes
-        return f"{height} x {width}"
-    heights, widths = np.repeat(list(sizes), list(sizes.values()), axis=0).T
-    return (
-        f"{len(sizes):,} different; height {heights.min()} to {heights.max()}, median {np.median(heights):.0f}; "
-        f"width {widths.min()} to {widths.max()}, median {np.median(widths):.0f}"
+def _sizes(listing: Listing) -> str:
+    axes = listing.medium.axes
+    if len(listing.sizes) == 1:
+        return f"{' x '.join(map(str, *listing.sizes))} ({' x '.join(axes)})"
+    extents = np.repeat(list(listing.sizes), list(listing.sizes.values()), axis=0).T
+    ranges = (
+        f"{axis} {values.min():,} to {values.max():,}, median {np.median(values):,.0f}"
+        for axis, values in zip(axes, extents, strict=True)
     )
+    return f"{len(listing.sizes):,} different; {'; '.join(ranges)}"
 
 
 def _counts(counts: Counter[str]) -> str:

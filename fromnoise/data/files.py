@@ -1,6 +1,6 @@
-"""Sorts the files of a tree by what they may be: images, arrays, tables, captions; the rest is left out by name.
+"""Sorts the files of a tree by what they may be: examples, arrays, tables, captions; the rest is left out by name.
 
-The suffix decides, and the first bytes where it says nothing.
+The suffix decides, and the first bytes where it says nothing.  A set is of one medium, that of most of its files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from fromnoise.data import image, table
+from fromnoise.codec import Medium
+from fromnoise.data import table
+from fromnoise.data.media import IMAGE, MEDIA, formats
 from fromnoise.data.stack import is_array
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Growing, Texts
@@ -32,69 +35,97 @@ from fromnoise.errors import FromNoiseError
 
 _NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "authors", "changelog", "credits", "index")
 _NOTE_SUFFIXES = (".md", ".rst", ".txt", ".html", ".htm", ".pdf", ".doc", ".docx", ".url", ".log", ".cff", ".bib")
-_OTHER_MEDIA = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".mp4", ".mov", ".avi", ".mp3", ".wav")
+_UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".mp4", ".mov", ".avi", ".m4a", ".aac", ".wma")
 _CAPTION_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """The files of a tree by kind; `images` are places among its entries."""
+    """The files of a tree by kind; `examples`, all of `medium`, are places among its entries."""
 
-    images: array = field(default_factory=lambda: array("q"))
-    arrays: list[Entry] = field(default_factory=list)
-    tables: list[Entry] = field(default_factory=list)
+    medium: Medium[Any, Any]
+    examples: array
+    arrays: list[Entry]
+    tables: list[Entry]
     captions: dict[str, int] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[Skipped]
 
 
 def sort(tree: Tree) -> Kinds:
-    """The files by kind; a `.txt` beside an image of the same stem is its caption, any other a note."""
-    kinds, texts = Kinds(), array("q")
+    """The files by kind; a `.txt` beside an example of the same stem is its caption.
+
+    Any other is a note, unless a medium has that ending and there are no other examples.
+    """
+    found = {name: array("q") for name in MEDIA}
+    endings = {ending: name for name, medium in MEDIA.items() for ending in medium.suffixes}
+    arrays, tables, texts, skipped = [], [], array("q"), []
     for place, name in enumerate(tree.entries.names):
         ending = suffix(name)
-        if ending in image.SUFFIXES:
-            kinds.images.append(place)
-        elif is_array(name):
-            kinds.arrays.append(tree.entries[place])
-        elif ending in table.SUFFIXES:
-            kinds.tables.append(tree.entries[place])
-        elif ending == ".txt":
+        if ending == ".txt":
             texts.append(place)
-        elif reason := _why_not(tree, tree.entries[place]):
-            kinds.skipped.append(Skipped(name=name, reason=reason))
+        elif ending in endings:
+            found[endings[ending]].append(place)
+        elif is_array(name):
+            arrays.append(tree.entries[place])
+        elif ending in table.SUFFIXES:
+            tables.append(tree.entries[place])
+        elif (told := _sniffed(tree, tree.entries[place])) in MEDIA:
+            found[told].append(place)
         else:
-            kinds.images.append(place)
-    stems = {_stem(tree.entries.names[place]) for place in kinds.images} if texts else set()
+            skipped.append(Skipped(name=name, reason=told))
+    if ".txt" in endings and not arrays and not any(found.values()):
+        found[endings[".txt"]], texts = texts, array("q")
+    medium = _majority(found, len(arrays))
+    for other, places in found.items():
+        why = f"{other}, and most of the set is {medium.name}: train on it by itself"
+        skipped += [Skipped(name=tree.entries.names[place], reason=why) for place in places if other != medium.name]
+    if medium is not IMAGE:
+        why = f"an array, and most of the set is {medium.name}: train on it by itself"
+        skipped += [Skipped(name=entry.name, reason=why) for entry in arrays]
+        arrays = []
+    examples = found[medium.name]
+    kinds = Kinds(medium=medium, examples=examples, arrays=arrays, tables=tables, skipped=skipped)
+    stems = {_stem(tree.entries.names[place]) for place in examples} if texts else set()
     for place in texts:
         name = tree.entries.names[place]
         if _stem(name) in stems and tree.entries.sizes[place] <= _CAPTION_LIMIT:
             kinds.captions[_stem(name)] = place
         else:
-            kinds.skipped.append(Skipped(name=name, reason="a note: no image of the same name is beside it"))
+            skipped.append(Skipped(name=name, reason="a note: no example of the same name is beside it"))
     return kinds
+
+
+def _majority(found: dict[str, array], arrays: int) -> Medium[Any, Any]:
+    """The medium of most files; arrays are of images, and so is what is equally many."""
+    counts = {name: len(places) for name, places in found.items()}
+    counts[IMAGE.name] += arrays
+    return MEDIA[max(counts, key=counts.__getitem__)]
 
 
 def _stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
-def _why_not(tree: Tree, entry: Entry) -> str | None:
+def _sniffed(tree: Tree, entry: Entry) -> str:
+    """The medium of a file whose ending says nothing, or why it is none."""
     name = PurePosixPath(entry.name).name.lower()
     if name.startswith(_NOTES) or name.endswith(_NOTE_SUFFIXES):
-        return "a note, not an image"
+        return "a note, not an example"
     if name.endswith(ZIP_SUFFIXES + TAR_SUFFIXES):
         return "an archive inside the set: unpack it, or give it on its own"
-    if name.endswith(_OTHER_MEDIA):
-        return f"{suffix(name)} is not read: convert it to PNG"
+    if name.endswith(_UNREAD):
+        return f"{suffix(name)} is not read: convert it to one of {formats()}"
     try:
         with tree.open(entry) as file:
-            return None if image.sniff(file.read(16)) else "not an image, an array or a table"
+            head = file.read(16)
     except Exception as error:  # zipfile and tarfile raise many kinds for a broken member
         return f"cannot be read: {reason(error)}"
+    known = (medium.name for medium in MEDIA.values() if medium.sniff(head))
+    return next(known, f"none of {', '.join(MEDIA)}, array and table")
 
 
 def captions(tree: Tree, kinds: Kinds, names: Sequence[str], skipped: list[Skipped]) -> Texts:
-    """The texts of the sidecars of the images `names`; sidecars that cannot be read go to `skipped`."""
+    """The texts of the sidecars of the examples `names`; sidecars that cannot be read go to `skipped`."""
     column = Growing()
     for row, name in enumerate(names if kinds.captions else ()):
         place = kinds.captions.get(_stem(name))

@@ -52,6 +52,8 @@ def with_groups(dataset: Dataset, asked: Sequence[str] | None) -> Dataset:
     """
     if any(profile.name == NAME for profile in dataset.listing.profiles):
         return dataset
+    if len(dataset.codec.shape) != 3:  # not a picture of any kind
+        return dataset
     by_name = asked is not None and NAME in asked
     k = propose(len(dataset.indices("train")))
     if by_name:
@@ -98,6 +100,6 @@ def find_groups(dataset: Dataset, k: int) -> np.ndarray:
 def _small(dataset: Dataset, indices: np.ndarray) -> Iterator[Float[Tensor, "b d"]]:
     """The examples no more than _SIDE wide, a chunk at a time."""
     for start in range(0, len(indices), _CHUNK):
-        x = dataset.x0(indices[start : start + _CHUNK])
+        x = dataset.codec.percept(dataset.x0(indices[start : start + _CHUNK]))
         height, width = x.shape[2:]
         yield F.adaptive_avg_pool2d(x, (min(height, _SIDE), min(width, _SIDE))).flatten(1)

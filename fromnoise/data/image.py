@@ -3,6 +3,8 @@
 Pixels come back as (h, w, c) in the file's own channels, dtype and range, upright after EXIF.  Palettes become the
 colours that they stand for, 1-bit images 0 and 255, CMYK and YCbCr become RGB.  Pillow reads everything but the TIFFs
 that it cannot hold (16-bit colour, float, more than four channels), which tifffile reads.
+
+`Images` is the medium: the rules by which a folder of pictures becomes one set.
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy as np
 import tifffile
 from PIL import Image
 
+from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.imagefile import SHEET_KEY
-from fromnoise.data.tree import Unreadable, reason
+from fromnoise.codec.medium import Size
+from fromnoise.data.size import target_size
+from fromnoise.errors import FromNoiseError, Unreadable, reason
+from fromnoise.types import Shape
 
 # The largest image that is decoded.  Today's biggest ordinary cameras and phones make 50-megapixel files (8192 x 6144);
 # a picture above that is a scan, a map or a bomb, and costs 0.4 GB a copy in 16-bit RGBA.
@@ -32,6 +39,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
 # The most pages of a TIFF that are taken for channels, and the most channels of a lone array.
 MAX_CHANNELS = 32
+_MODES = ("grey", "grey-alpha", "RGB", "RGBA")  # from the narrowest to the widest
+_LONG = 3.0  # aspect ratio beyond which the centre cut loses most of the picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +58,10 @@ class Header:
     dtype: str
     orientation: int = 1
     more: bool = False
+
+    @property
+    def size(self) -> Shape:
+        return self.height, self.width
 
     @property
     def mode(self) -> str:
@@ -280,3 +293,76 @@ def _decode_tiff(data: bytes, header: Header) -> np.ndarray:
         pixels = file.series[0].asarray() if stacked else page.asarray()
         pixels = np.moveaxis(pixels, 0, -1) if axes == "CYX" else pixels
         return _UPRIGHT[header.orientation](pixels.astype(header.dtype))
+
+
+class Images:
+    """Grey, grey-alpha, RGB and RGBA images of 8 and 16 bits go together: the widest of these modes and the widest
+    depth that are present win.  Any other number of channels, and any other dtype, must be equal throughout.
+    """
+
+    name = "image"
+    formats = "PNG, JPEG, WebP, GIF, BMP, TIFF"
+    suffixes = SUFFIXES
+    axes = ("height", "width")
+    header = Header
+    codec = ImageCodec
+
+    def sniff(self, head: bytes) -> bool:
+        return sniff(head)
+
+    def probe(self, data: bytes) -> Header:
+        return probe(data)
+
+    def read(self, data: bytes, header: Header, codec: ImageCodec) -> np.ndarray:
+        """A JPEG may come smaller, but no smaller than the codec's size."""
+        return decode(data, header, (codec.height, codec.width))
+
+    def family(self, header: Header) -> str:
+        if header.mode in _MODES and header.dtype in ("uint8", "uint16"):
+            return "8- or 16-bit images"
+        return f"{header.channels} channel{'s' * (header.channels > 1)} of {header.dtype}"
+
+    def common(self, headers: Counter[Header]) -> tuple[Header, list[str]]:
+        modes, depths, notes = Counter[str](), Counter[str](), []
+        for header, n in headers.items():
+            modes[header.mode] += n
+            depths[header.dtype] += n
+        for what, counts, order in (("mode", modes, _MODES), ("depth", depths, ("uint8", "uint16"))):
+            if len(counts) > 1:
+                found = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+                notes.append(
+                    f"images of {found}: all become {max(counts, key=order.index)}, the widest {what} present."
+                )
+        widest = max(headers, key=lambda h: _MODES.index(h.mode) if h.mode in _MODES else 0)
+        return replace(widest, dtype=max(depths, key=lambda name: np.dtype(name).itemsize)), notes
+
+    def choose(self, common: Header, headers: Counter[Header], size: Size | None) -> tuple[ImageCodec, list[str]]:
+        if isinstance(size, float):
+            raise FromNoiseError(f"A size of {size} is no image: give a whole number of pixels, such as 64.")
+        sizes = Counter[tuple[int, int]]()
+        for header, n in headers.items():
+            sizes[header.height, header.width] += n
+        height, width = target_size(sizes, size)
+        codec = ImageCodec.full_range(
+            height=height, width=width, channels=common.channels, alpha=common.alpha, dtype=common.dtype
+        )
+        if set(sizes) == {(height, width)}:
+            return codec, []
+        whence = f"{len(sizes):,} different sizes"
+        if len(sizes) == 1:
+            ((h, w),) = sizes
+            whence = f"{h} x {w}"
+        return codec, [
+            f"{whence} become {height} x {width} (height x width): scaled to cover, antialiased, and cut at the "
+            "centre; --size for another."
+        ]
+
+    def remarks(self, header: Header, codec: ImageCodec, headers: Counter[Header]) -> list[str]:
+        remarks, mixed = [], len({one.size for one in headers}) > 1
+        if header.more:
+            remarks.append("with several frames or pages, of which the first is used")
+        if mixed and max(header.size) > _LONG * min(header.size):
+            remarks.append(f"more than {_LONG:.0f} times as long as wide, of which the centre is used")
+        if mixed and (header.height < codec.height / 2 or header.width < codec.width / 2):
+            remarks.append("less than half the proposed size, enlarged")
+        return remarks

@@ -18,11 +18,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fromnoise.data.image import Header
+from fromnoise.codec import Header
+from fromnoise.data.media import MEDIA
 from fromnoise.data.store import keep
 from fromnoise.version import __version__
 
-_FORMAT = 1
+_FORMAT = 2
 _NONE = np.zeros((0, 2), dtype=np.uint64)
 
 
@@ -30,9 +31,11 @@ _NONE = np.zeros((0, 2), dtype=np.uint64)
 class Index:
     """`stamps` and `digests` (n, 2) uint64 and `header` (n,), a place in `headers`, of files; digests of arrays' rows.
 
+    All headers are of the medium called `medium`.
     `arrays` goes by the stamp of the file, in hexadecimal, and the array's layout.
     """
 
+    medium: str = ""
     headers: tuple[Header, ...] = ()
     header: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     digests: np.ndarray = field(default_factory=lambda: _NONE)
@@ -60,13 +63,16 @@ def load_index(file: Path) -> Index:
     try:
         with safe_open(file, framework="numpy") as stored:
             meta = json.loads((stored.metadata() or {}).get("fromnoise", "{}"))
-            if (meta.get("format"), meta.get("version")) != (_FORMAT, __version__):
+            known = (meta.get("format"), meta.get("version")) == (_FORMAT, __version__)
+            if not known or meta.get("medium") not in MEDIA:
                 return Index()
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, ValueError):
         return Index()
+    of_medium = MEDIA[meta["medium"]].header
     return Index(
-        headers=tuple(Header(**header) for header in meta["headers"]),
+        medium=meta["medium"],
+        headers=tuple(of_medium(**header) for header in meta["headers"]),
         header=tensors.pop("header"),
         digests=tensors.pop("digests"),
         stamps=tensors.pop("stamps"),
@@ -76,7 +82,8 @@ def load_index(file: Path) -> Index:
 
 def save_index(file: Path, index: Index) -> None:
     """Writes what can be written: without an index the next scan reads every file again, and nothing else is lost."""
-    meta = {"format": _FORMAT, "version": __version__, "headers": [asdict(header) for header in index.headers]}
+    headers = [asdict(header) for header in index.headers]  # pyright: ignore[reportArgumentType]
+    meta = {"format": _FORMAT, "version": __version__, "medium": index.medium, "headers": headers}
     tensors = {"header": index.header, "digests": index.digests, "stamps": index.stamps, **index.arrays}
     whole = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
     with suppress(SafetensorError):

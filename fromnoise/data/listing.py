@@ -9,18 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from fromnoise.codec import Codec, Header, Medium
 from fromnoise.data.columns import Profile
-from fromnoise.data.image import Header, decode, mode_name
 from fromnoise.data.splits import distinct
 from fromnoise.data.stack import Stack
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Skipped, Tree, read
 
-_MODES = ("grey", "grey-alpha", "RGB", "RGBA")  # from the narrowest to the widest
 FILE = -1
 _CHUNK = 1 << 16
 T = TypeVar("T", bound=Hashable)
@@ -84,19 +83,17 @@ class Items:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Listing:
-    """A usable set.
+    """A usable set of one medium.
 
-    `channels`, `alpha` and `dtype` are those that every example is brought to; `notes` are the decisions taken, as
-    sentences.
+    `common` is what every example is brought to, its size aside; `notes` are the decisions taken, as sentences.
     """
 
     source: str
+    medium: Medium[Any, Any]
     items: Items = field(repr=False)
     skipped: tuple[Skipped, ...]
     profiles: tuple[Profile, ...]
-    channels: int
-    alpha: bool
-    dtype: str
+    common: Header
     notes: tuple[str, ...]
     tree: Tree | None = field(repr=False)
     stacks: tuple[Stack, ...] = field(repr=False)
@@ -105,14 +102,22 @@ class Listing:
         return len(self.items)
 
     @property
+    def channels(self) -> int:
+        return self.common.channels
+
+    @property
     def mode(self) -> str:
-        """grey, grey-alpha, RGB, RGBA, or the number of channels."""
-        return mode_name(self.channels, self.alpha)
+        return self.common.mode
 
     @cached_property
-    def sizes(self) -> Counter[tuple[int, int]]:
-        """(height, width) -> how many examples."""
-        return counted(self.items, lambda header: (header.height, header.width))
+    def headers(self) -> Counter[Header]:
+        """How many examples have each header."""
+        return counted(self.items, lambda header: header)
+
+    @cached_property
+    def sizes(self) -> Counter[tuple[int, ...]]:
+        """(height, width) or whatever extent the medium's examples have -> how many of them."""
+        return counted(self.items, lambda header: header.size)
 
     @cached_property
     def modes(self) -> Counter[str]:
@@ -137,16 +142,13 @@ class Listing:
     def header(self, place: int) -> Header:
         return self.items.headers[self.items.header[place]]
 
-    def read(self, place: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
-        """An example's pixels (h, w, c) in its own channels and dtype.
-
-        A JPEG may come smaller, but no smaller than `at_least`.  Raises Unreadable with the reason.
-        """
+    def read(self, place: int, codec: Codec) -> np.ndarray:
+        """An example as `codec.store` takes it.  Raises Unreadable with the reason."""
         stack, row = int(self.items.stack[place]), int(self.items.row[place])
         if stack != FILE:
             return np.asarray(self.stacks[stack].pixels[row])
         assert self.tree is not None, "an entry lies in a tree"
-        return decode(read(self.tree, self.tree.entries[row]), self.header(place), at_least)
+        return self.medium.read(read(self.tree, self.tree.entries[row]), self.header(place), codec)
 
     def rows(self, start: int, stop: int) -> np.ndarray | None:
         """The pixels (n, h, w, c) of the examples start … stop-1 if they are rows of one stack, in its own order."""
@@ -189,39 +191,15 @@ def counted(items: Items, what: Callable[[Header], T]) -> Counter[T]:
     return +counts
 
 
-def harmonise(items: Items, named: Callable[[np.ndarray], Iterable[str]]) -> tuple[Items, list[Skipped], list[str]]:
-    """The largest part of the examples that can be one set, the others with a reason, and what was decided.
-
-    Grey, grey-alpha, RGB and RGBA images of 8 and 16 bits go together: the widest of these modes and the widest depth
-    that are present win.  Any other number of channels, and any other dtype, must be equal throughout.  `named` gives
-    the names of examples by place.
-    """
-    family = counted(items, _family).most_common(1)[0][0]
-    fits = np.array([_family(header) == family for header in items.headers])[items.header]
+def harmonise(
+    items: Items, medium: Medium[Any, Any], named: Callable[[np.ndarray], Iterable[str]]
+) -> tuple[Items, list[Skipped]]:
+    """The largest family of the examples, and the others with a reason.  `named` gives the names of places."""
+    family = counted(items, medium.family).most_common(1)[0][0]
+    fits = np.array([medium.family(header) == family for header in items.headers])[items.header]
     odd, skipped = np.flatnonzero(~fits), []
     for name, code in zip(named(odd), items.header[odd].tolist(), strict=True):
         header = items.headers[code]
         why = f"{header.mode} of {header.dtype}, unlike most of the set ({family})"
         skipped.append(Skipped(name=name, reason=why))
-    kept = items if fits.all() else items.take(np.flatnonzero(fits))
-    notes = []
-    for what, counts in (("mode", counted(kept, lambda h: h.mode)), ("depth", counted(kept, lambda h: h.dtype))):
-        if len(counts) > 1:
-            found = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
-            order = _MODES if what == "mode" else ("uint8", "uint16")
-            notes.append(f"images of {found}: all become {max(counts, key=order.index)}, the widest {what} present.")
-    return kept, skipped, notes
-
-
-def widest(items: Items) -> tuple[int, bool, str]:
-    """(channels, alpha, dtype) that every example of a harmonised set is brought to."""
-    headers = list(counted(items, lambda header: header))
-    header = max(headers, key=lambda h: _MODES.index(h.mode) if h.mode in _MODES else 0)
-    dtype = max({h.dtype for h in headers}, key=lambda name: np.dtype(name).itemsize)
-    return header.channels, header.alpha, dtype
-
-
-def _family(header: Header) -> str:
-    if header.mode in _MODES and header.dtype in ("uint8", "uint16"):
-        return "8- or 16-bit images"
-    return f"{header.channels} channel{'s' * (header.channels > 1)} of {header.dtype}"
+    return items if fits.all() else items.take(np.flatnonzero(fits)), skipped

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fromnoise.data.image import Header, probe
+from fromnoise.codec import Header, Medium
 from fromnoise.data.index import Index
 from fromnoise.data.listing import FILE, Items
 from fromnoise.data.splits import OPEN
@@ -24,19 +26,22 @@ _ROWS = 1 << 20  # bytes of an array, likewise
 def look_at_files(
     tree: Tree,
     places: Sequence[int],
+    medium: Medium[Any, Any],
     index: Index,
     skipped: list[Skipped],
     progress: Callable[[int, int], None] | None = None,
 ) -> Items:
-    """The image files among the tree's entries at `places`; those that are not readable images go to `skipped`."""
+    """The files of `medium` among the tree's entries at `places`; those that are not readable go to `skipped`."""
     rows = np.asarray(places, dtype=np.int64)
+    if index.medium != medium.name:
+        index = Index(medium=medium.name)
     known = index.find(tree.entries.stamps[rows])
     hits, left = np.flatnonzero(known >= 0), np.flatnonzero(known < 0)
     header, digest = np.full(len(rows), -1, dtype=np.int32), np.zeros((len(rows), 2), dtype=np.uint64)
     header[hits], digest[hits] = index.header[known[hits]], index.digests[known[hits]]
     number = {one: code for code, one in enumerate(index.headers)}
     done = len(hits)
-    for which, found in _look(tree, rows, left):
+    for which, found in _look(tree, medium, rows, left):
         for i, seen in zip(which, found, strict=True):
             if isinstance(seen, Unreadable):
                 skipped.append(Skipped(name=tree.entries.names[rows[i]], reason=str(seen)))
@@ -59,7 +64,7 @@ def look_at_files(
 
 
 def _look(
-    tree: Tree, rows: np.ndarray, left: np.ndarray
+    tree: Tree, medium: Medium[Any, Any], rows: np.ndarray, left: np.ndarray
 ) -> Iterator[tuple[np.ndarray, list[tuple[Header, bytes] | Unreadable]]]:
     """Probes and hashes the files rows[left], some at a time, each read once."""
 
@@ -68,7 +73,7 @@ def _look(
         for row in rows[which].tolist():
             try:
                 data = read(tree, tree.entries[row])
-                found.append((probe(data), blake2b(data, digest_size=16).digest()))
+                found.append((medium.probe(data), blake2b(data, digest_size=16).digest()))
             except Unreadable as error:
                 found.append(error)
         return found
@@ -92,8 +97,8 @@ def _in_order(headers: tuple[Header, ...], codes: np.ndarray) -> tuple[tuple[Hea
 
 def look_at_rows(pixels: np.ndarray, header: Header, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """(n, 2) uint64, the digest of every row of an array (n, h, w, c)."""
-    layout = f"{header.height} {header.width} {header.channels} {header.dtype}".encode()
-    size = header.height * header.width * header.channels * pixels.dtype.itemsize
+    layout = f"{' '.join(map(str, header.size))} {header.channels} {header.dtype}".encode()
+    size = math.prod(header.size) * header.channels * pixels.dtype.itemsize
     step = max(1, _ROWS // size)
 
     def hashed(start: int) -> bytes:

@@ -12,14 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fromnoise.codec import Medium
 from fromnoise.data import columns, files, table
 from fromnoise.data.files import Kinds
 from fromnoise.data.index import Index, index_file, load_index, save_index
-from fromnoise.data.listing import Items, Listing, harmonise, names, widest
+from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
+from fromnoise.data.media import IMAGE, formats
+from fromnoise.data.names import of_names
 from fromnoise.data.splits import OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack, as_stack, common_stem, open_array, open_npz
 from fromnoise.data.store import default_cache
@@ -54,7 +58,7 @@ def scan(
         except Unreadable as error:
             raise FromNoiseError(f"The array {error}.") from error
         rows = _rows(0, stacks[0], look_at_rows(stacks[0].pixels, stacks[0].header, progress))
-        return _listing("array", [rows], skipped, None, stacks)
+        return _listing("array", IMAGE, [rows], skipped, None, stacks)
     # A folder of the user's own by that name comes first.
     bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
     path = bundled or Path(source).expanduser()
@@ -72,11 +76,11 @@ def scan(
     hashed = partial(_hashed, known.arrays, of_rows, channels_first, progress)
     alone = os.path.isfile(path) and len(tree.entries) == 1
     parts = _arrays(tree, kinds, stacks, skipped, hashed, channels_first=channels_first, alone=alone)
-    images = look_at_files(tree, kinds.images, known, skipped, progress)
-    _remember(file, known, tree, images, of_rows)
-    pictures = [tree.entries.names[row] for row in images.row]
-    parts.append(_described(images, pictures, tables, files.captions(tree, kinds, pictures, skipped)))
-    return _listing(str(source), parts, skipped, tree, stacks)
+    found = look_at_files(tree, kinds.examples, kinds.medium, known, skipped, progress)
+    _remember(file, known, tree, kinds.medium, found, of_rows)
+    own = [tree.entries.names[row] for row in found.row]
+    parts.append(_described(found, own, tables, files.captions(tree, kinds, own, skipped)))
+    return _listing(str(source), kinds.medium, parts, skipped, tree, stacks)
 
 
 def _hashed(
@@ -97,27 +101,31 @@ def _hashed(
     return digests
 
 
-def _remember(file: Path, known: Index, tree: Tree, images: Items, rows: dict[str, np.ndarray]) -> None:
-    stamps = tree.entries.stamps[images.row]
+def _remember(
+    file: Path, known: Index, tree: Tree, medium: Medium[Any, Any], found: Items, rows: dict[str, np.ndarray]
+) -> None:
+    stamps = tree.entries.stamps[found.row]
     stamped = np.flatnonzero(stamps.any(axis=1))
     if known.arrays.keys() == rows.keys() and len(known.stamps) == len(stamped) == (known.find(stamps) >= 0).sum():
         return
     save_index(
         file,
         Index(
-            headers=images.headers,
-            header=images.header[stamped],
-            digests=images.digest[stamped],
+            medium=medium.name,
+            headers=found.headers,
+            header=found.header[stamped],
+            digests=found.digest[stamped],
             stamps=stamps[stamped],
             arrays=rows,
         ),
     )
 
 
-def _described(images: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]], captions: Texts) -> Items:
-    """The images with their columns (class and folder, caption, tables) and the split that names give them."""
+def _described(examples: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]], captions: Texts) -> Items:
+    """The examples with their columns (class and folder, caption, names, tables) and the split that names give them."""
     split, found = _folders(names)
     found["caption"] = captions
+    found |= of_names(names, found["class"], bool(tables) or any(captions.words[1:]))
     for name, table_ in tables:
         row = np.fromiter((table_.rows.get(one, -1) for one in names), np.int64, len(names))
         for column, texts in table_.columns.items():
@@ -128,7 +136,7 @@ def _described(images: Items, names: Sequence[str], tables: Sequence[tuple[str, 
             words = table_.columns["split"].take(row)
             said = np.array([split_of(word) for word in words.words])[words.codes]
         split = np.where((split == OPEN) & (row >= 0), said, split).astype(np.int8)
-    return replace(images, split=split, columns=found)
+    return replace(examples, split=split, columns=found)
 
 
 def _folders(names: Sequence[str]) -> tuple[np.ndarray, dict[str, Texts]]:
@@ -202,34 +210,38 @@ def _rows(
 
 
 def _listing(
-    source: str, parts: Sequence[Items], skipped: list[Skipped], tree: Tree | None, stacks: list[Stack]
+    source: str,
+    medium: Medium[Any, Any],
+    parts: Sequence[Items],
+    skipped: list[Skipped],
+    tree: Tree | None,
+    stacks: list[Stack],
 ) -> Listing:
     items = Items.concat(parts)
     if len(items) == 0:
-        raise FromNoiseError(_nothing(source, skipped))
-    items, odd, notes = harmonise(items, lambda places: names(items, tree, stacks, places))
+        raise FromNoiseError(_nothing(source, medium, skipped))
+    items, odd = harmonise(items, medium, lambda places: names(items, tree, stacks, places))
+    common, notes = medium.common(counted(items, lambda header: header))
     if (items.split > TRAIN).all():
         items = replace(items, split=np.full_like(items.split, OPEN))
         notes.append("every example is named for validation or test: the names are ignored.")
-    channels, alpha, dtype = widest(items)
     profiles = [columns.profile(name, texts) for name, texts in items.columns.items()]
     return Listing(
         source=source,
+        medium=medium,
         items=items,
         skipped=tuple(sorted([*skipped, *odd], key=lambda file: file.name)),
         profiles=tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role == "text")),
-        channels=channels,
-        alpha=alpha,
-        dtype=dtype,
+        common=common,
         notes=tuple(notes),
         tree=tree,
         stacks=tuple(stacks),
     )
 
 
-def _nothing(source: str, skipped: list[Skipped]) -> str:
-    remedy = "point to a folder, archive or table of images (PNG, JPEG, WebP, GIF, BMP, TIFF), or an array file"
+def _nothing(source: str, medium: Medium[Any, Any], skipped: list[Skipped]) -> str:
+    remedy = f"point to a folder, archive or table of {formats()} files, or an array file"
     if not skipped:
         return f"{source} holds no files: {remedy}."
-    first = skipped[0]
-    return f"{source} holds no usable image ({len(skipped):,} skipped, such as {first.name}: {first.reason}): {remedy}."
+    first, what = skipped[0], f"no usable {medium.name} ({len(skipped):,} skipped"
+    return f"{source} holds {what}, such as {first.name}: {first.reason}): {remedy}."

@@ -1,6 +1,7 @@
 """Which examples are held out: by the names of folders and files, otherwise by a hash of their content.
 
-By hash: an example's digest, read as a number u in [0, 1), puts it in `val` where u is among the lowest tenth.  Exact
+By hash: an example's digest, read as a number u in [0, 1), puts it in `val` where u is among the lowest tenth; of a
+small set among the lowest 15 %, as a judgement needs some twenty.  Exact
 duplicates have one digest, so they fall on the same side, and the choice does not depend on names, order or seeds.
 """
 
@@ -15,7 +16,8 @@ import numpy as np
 NAMES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 OPEN = -1
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE, HELD_OUT_SMALL = 0.1, 0.15
+HELD_OUT_WANTED = 25
 HELD_OUT_MOST = 5_000
 CARVED_MOST = 1_000  # where a test set is named the rest has only the best model to choose
 _WORDS = {
@@ -70,11 +72,15 @@ def distinct(digests: np.ndarray) -> np.ndarray:
 
 
 def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
-    """(n,) bool, held out: about a tenth, at most `most` and at least one, as long as one distinct example is left."""
+    """(n,) bool, held out: about a tenth, of few somewhat more, at most `most` and at least one.
+
+    One distinct example is left in any case.
+    """
     first, held = digests[:, 0], np.zeros(len(digests), dtype=bool)
     if len(held) == 0:
         return held
-    lowest = np.flatnonzero(first < np.uint64(HELD_OUT_SHARE * 2.0**64))
+    share = min(max(HELD_OUT_SHARE, HELD_OUT_WANTED / len(held)), HELD_OUT_SMALL)
+    lowest = np.flatnonzero(first < np.uint64(share * 2.0**64))
     if len(lowest) == 0:
         lowest = np.flatnonzero(first == first.min())
     codes = distinct(digests[lowest])

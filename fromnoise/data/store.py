@@ -1,8 +1,9 @@
 """The cache: every example decoded and brought to one shape once, then memory-mapped.
 
-A cache is a folder `<key>/` with `stored.bin` (rows of one shape, C order) and `meta.json`.  It is written under
-another name and renamed when whole, so a build that was killed never looks complete, and of two builds at once the
-first to finish stays and the other is dropped.  Decoding is bounded by a chunk, whatever the size of the set.
+A cache is a folder `<key>/` with `stored.bin` (rows of one shape, but for their lengths where they are ragged) and
+`meta.json`.  It is written under another name and renamed when whole, so a build that was killed never looks complete,
+and of two builds at once the first to finish stays and the other is dropped.  Decoding is bounded by a chunk, whatever
+the size of the set.
 """
 
 from __future__ import annotations
@@ -34,16 +35,34 @@ from fromnoise.errors import FromNoiseError
 _FILES = 32  # that a worker decodes at a time
 _ROWS = 1 << 20  # values of an array, likewise
 _AHEAD = 4  # jobs a worker
-_LARGE = 4_000_000  # pixels; larger images are decoded one at a time, which bounds memory on machines of many cores
+_LARGE = 4_000_000  # pixels or samples; larger examples are decoded one at a time, which bounds memory on many cores
 _STALE = 24 * 3600  # seconds after which an unfinished build is taken for dead
 _PART = ".part"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stored:
-    """`pixels` (rows, ...) memory-mapped; `broken` maps the places of examples without a row to the reason."""
+class Ragged:
+    """Rows that differ in the length of their first axis: `values` are all of them, each ending before `ends[i]`."""
 
-    pixels: np.ndarray
+    values: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, places: np.ndarray) -> list[np.ndarray]:
+        return [self.values[self.ends[i - 1] if i else 0 : self.ends[i]] for i in places.tolist()]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """`rows` memory-mapped; `broken` maps the places of examples without a row to the reason."""
+
+    rows: np.ndarray | Ragged
     low: float
     high: float
     broken: dict[int, str]
@@ -117,47 +136,49 @@ def _write(
     listing: Listing, codec: Codec, file: Path, progress: Callable[[int, int], None] | None
 ) -> dict[str, object]:
     broken: dict[int, str] = {}
-    low, high, shape, dtype = np.inf, -np.inf, (), ""
+    low, high, tail, dtype, lengths = np.inf, -np.inf, (), "", []
     with open(file, "wb") as out:
         for places, stored, wrong in _decoded(listing, codec):
             broken |= wrong
-            if len(stored):
-                out.write(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
-                low, high = min(low, stored.min()), max(high, stored.max())
-                shape, dtype = stored.shape[1:], str(stored.dtype)
+            whole = [np.asarray(stored)] if len(stored) and not codec.ragged else []
+            for part in list(stored) if codec.ragged else whole:
+                out.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+                low, high = min(low, part.min()), max(high, part.max())
+                tail, dtype = part.shape[1:], str(part.dtype)
+                lengths.append(len(part))
             if progress is not None:
                 progress(places.stop, len(listing))
-    rows = len(listing) - len(broken)
     return {
-        "shape": [rows, *shape],
+        "shape": [sum(lengths), *tail],
+        "lengths": lengths if codec.ragged else None,
         "dtype": dtype,
-        "low": float(low) if rows else 0.0,
-        "high": float(high) if rows else 0.0,
+        "low": float(low) if lengths else 0.0,
+        "high": float(high) if lengths else 0.0,
         "broken": broken,
     }
 
 
-def _decoded(listing: Listing, codec: Codec) -> Iterator[tuple[range, np.ndarray, dict[int, str]]]:
-    """Places in order, some at a time, with the stored examples and those that are broken.
+def _decoded(listing: Listing, codec: Codec) -> Iterator[tuple[range, np.ndarray | list[np.ndarray], dict[int, str]]]:
+    """Places in order, some at a time, with the stored examples (of a ragged codec a list) and those that are broken.
 
     Decoders and resampling release the interpreter's lock, so threads suffice.
     """
     one_large = threading.Lock()
 
-    def work(places: range) -> tuple[range, np.ndarray, dict[int, str]]:
+    def work(places: range) -> tuple[range, np.ndarray | list[np.ndarray], dict[int, str]]:
         rows = listing.rows(places.start, places.stop)
         if rows is not None:
             return places, *_sound(codec.store_many(rows), places)
         whole, broken = [], {}
         for place in places:
             header = listing.header(place)
-            with one_large if header.height * header.width > _LARGE else nullcontext():
+            with one_large if math.prod(header.size) > _LARGE else nullcontext():
                 stored = _decode(listing, place, codec)
             if isinstance(stored, Unreadable):
                 broken[place] = str(stored)
             else:
                 whole.append(stored)
-        return places, np.stack(whole) if whole else np.zeros(0), broken
+        return places, whole if codec.ragged else np.stack(whole) if whole else np.zeros(0), broken
 
     jobs = _jobs(listing, codec)
     sequential = listing.tree is not None and listing.tree.sequential
@@ -179,8 +200,7 @@ def _jobs(listing: Listing, codec: Codec) -> Iterator[range]:
 
 def _decode(listing: Listing, place: int, codec: Codec) -> np.ndarray | Unreadable:
     try:
-        height, width = codec.shape[-2:]
-        out = codec.store_many(listing.read(place, (height, width))[None])
+        out = codec.store_many(listing.read(place, codec)[None])
     except Unreadable as error:
         return error
     sound, broken = _sound(out, range(place, place + 1))
@@ -198,9 +218,11 @@ def _sound(stored: np.ndarray, places: range) -> tuple[np.ndarray, dict[int, str
 def _open(folder: Path) -> Stored:
     meta = json.loads((folder / "meta.json").read_text())
     shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"] or "uint8")
-    pixels = np.memmap(folder / "stored.bin", dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
+    rows = np.memmap(folder / "stored.bin", dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
+    if meta.get("lengths") is not None:
+        rows = Ragged(values=rows, ends=np.cumsum(meta["lengths"], dtype=np.int64))
     broken = {int(place): reason for place, reason in meta["broken"].items()}
-    return Stored(pixels=pixels, low=meta["low"], high=meta["high"], broken=broken)
+    return Stored(rows=rows, low=meta["low"], high=meta["high"], broken=broken)
 
 
 def _remove_stale(root: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import FromNoiseError, Unreadable, reason
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -103,24 +103,15 @@ class Tree(Protocol):
     def path(self, entry: Entry) -> Path | None: ...
 
 
-class Unreadable(Exception):
-    """This file gives nothing; the message says why."""
-
-
 def read(tree: Tree, entry: Entry) -> bytes:
     """All bytes of one file.  Raises Unreadable."""
     if entry.size > MAX_FILE:
-        raise Unreadable(f"too large to be one image: {entry.size / 1e9:.1f} GB")
+        raise Unreadable(f"too large to be one example: {entry.size / 1e9:.1f} GB")
     try:
         with tree.open(entry) as file:
             return file.read()
     except Exception as error:  # zipfile and tarfile raise many kinds for a broken member
         raise Unreadable(f"cannot be read: {reason(error)}") from error
-
-
-def reason(error: Exception) -> str:
-    """Why, on one line: the system's own words where it was the system."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]
 
 
 def suffix(name: str) -> str:

@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from fromnoise.evaluate.features import Examples
-from fromnoise.types import FromNoiseError
+from fromnoise.types import Data, FromNoiseError
 
 ALARM = 1e-3  # the largest p-value that is reported as a finding
 TIMES_NEARER = 3.0  # d1 < d2 / 3 marks a memorised sample (Yoon et al. 2023, "Diffusion probabilistic models generalize
@@ -71,8 +71,8 @@ def batches(examples: Examples, size: int = 512) -> Iterator[Tensor]:
         yield examples[np.arange(start, min(start + size, len(examples)))]
 
 
-def beside(queries: Float[Tensor, "n c *d"], train: Examples, found: Neighbours) -> Float[Tensor, "n r c *d"]:
-    """Each query followed by its k neighbours: the rows of a sheet, r = 1 + k."""
+def beside(queries: Data, train: Examples, found: Neighbours) -> Tensor:
+    """Each query followed by its k neighbours: the rows of a sheet, (n, 1 + k, …)."""
     n, k = found.index.shape
     neighbours = train[found.index.flatten().numpy()]
     return torch.cat([queries[:, None], neighbours.reshape(n, k, *queries.shape[1:])], 1)

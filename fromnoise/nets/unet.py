@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fromnoise.nets.attention import Attention
 from fromnoise.nets.condition import Encoded
+from fromnoise.nets.embeddings import Place
 from fromnoise.nets.patches import CONV, Entry, Head, ModulatedNorm, per_axis, unpatch
 from fromnoise.types import FromNoiseError
 
@@ -29,6 +30,7 @@ class UNet(nn.Module):
     blocks      residual blocks per level on the way down, and as many on the way up
     attention   per level: whether its blocks are followed by attention, over all axes that share one time
     time_axes   spatial axes along which t may vary: they are neither cut into patches nor halved
+    places      whether cells know where they lie, as where one axis is frequency: convolutions are the same everywhere
     mid_head    a second, weaker answer, read where the decoder's first level begins: it has the details of the skip,
                 so it errs where the network errs, but none of the work of the decoder
     """
@@ -45,6 +47,7 @@ class UNet(nn.Module):
         attention: tuple[bool, ...],
         emb: int,
         map_channels: int = 0,
+        places: bool = False,
         mid_head: bool = False,
         time_axes: tuple[int, ...] = (),
     ) -> None:
@@ -62,6 +65,7 @@ class UNet(nn.Module):
             multiple=tuple(p * h**depth for p, h in zip(patch, half, strict=True)),
             time_axes=time_axes,
         )
+        self.place = Place(space, widths[0]) if places else None
         times = [time_axes if attend else None for attend in attention]
         stages = [(w, blocks, space, emb, time) for w, time in zip(widths, times, strict=True)]
         self.down = nn.ModuleList([Stage(*stage) for stage in stages])
@@ -78,6 +82,8 @@ class UNet(nn.Module):
     ) -> tuple[Float[Tensor, "b out *d"], Float[Tensor, "b out *d"] | None]:
         size = tuple(x.shape[2:])
         h, emb = self.entry(x, t, s, cond)
+        if self.place is not None:
+            h = h + self.place(tuple(h.shape[2:])).movedim(-1, 0)
         skips, mid = [], None
         for level, stage in enumerate(self.down):
             h = stage(self.shrink[level - 1](h) if level else h, emb, cond)

@@ -31,6 +31,7 @@ def write_report(
     metrics: list[dict],
     judgement: dict | None,
     sheets: list[tuple[str, Image.Image]],
+    sounds: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write the report and return its path.
 
@@ -40,6 +41,7 @@ def write_report(
                 "seconds", "loss", "levels": [[t, loss], ...]}`; either kind may be missing
     judgement   `Judgement.to_json()`, or None where the run has not been judged
     sheets      (caption, picture); the first is shown large at the top
+    sounds      (caption, data URI), to be played
     """
     folder = Path(__file__).parent
     environment = Environment(
@@ -59,6 +61,7 @@ def write_report(
         ruler=_ruler(judgement["rows"]) if judgement else [],
         hero=pictures[:1],
         sheets=pictures[1:],
+        sounds=sounds,
         advice=_advice(metrics, judgement),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

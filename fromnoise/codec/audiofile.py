@@ -1,0 +1,150 @@
+"""Sound files: what the header says, the samples themselves, and samples written with their recipe.
+
+WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and AU are read, by libsndfile; WAV and FLAC are written, with the recipe as
+JSON in the comment (WAV's ICMT chunk, FLAC's field COMMENT).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from fromnoise.errors import FromNoiseError, Unreadable, reason
+from fromnoise.types import Shape
+
+SHORTEST = 0.01  # seconds of a clip that can be learned from
+_SILENCE = 1e-5  # -100 dB of full scale: nothing of it is heard
+_STARTS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoundHeader:
+    """What is known of a sound without its samples; `container` and `subtype` are libsndfile's names."""
+
+    frames: int
+    rate: int
+    channels: int
+    container: str
+    subtype: str
+
+    @property
+    def size(self) -> Shape:
+        return (self.frames,)
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+    @property
+    def mode(self) -> str:
+        """44.1 kHz stereo"""
+        return f"{self.rate / 1000:g} kHz {'mono' if self.channels == 1 else 'stereo'}"
+
+    @property
+    def dtype(self) -> str:
+        return f"{self.container} {self.subtype}"
+
+
+def sniff(head: bytes) -> bool:
+    """Whether the first 16 bytes may be those of a sound."""
+    other = head[:4] in (b"RIFF", b"FORM") and head[8:12] not in (b"WAVE", b"AIFF", b"AIFC")
+    return head.startswith(_STARTS) and not other
+
+
+def probe(data: bytes) -> SoundHeader:
+    """The header of a sound file held in memory.  Raises Unreadable with the reason."""
+    if not data:
+        raise Unreadable("empty file")
+    if _missing(data):
+        raise Unreadable("the file is cut short: copy or export it again")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            header = SoundHeader(
+                frames=file.frames,
+                rate=file.samplerate,
+                channels=file.channels,
+                container=file.format,
+                subtype=file.subtype,
+            )
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
+        raise Unreadable(f"not a readable sound ({_why(error)}): export it again as WAV") from error
+    if header.channels > 2:
+        raise Unreadable(f"has {header.channels} channels: mix it down to stereo")
+    if header.seconds < SHORTEST:
+        count = f"{header.frames} sample{'s' * (header.frames != 1)}"
+        raise Unreadable(f"holds {count} of sound, too little to learn from: give {SHORTEST * 1000:g} ms or more")
+    return header
+
+
+def _missing(data: bytes) -> bool:
+    """Whether a file that says how long it is is shorter than that."""
+    if data[:4] == b"RIFF":
+        promised = int.from_bytes(data[4:8], "little")
+        return promised < 0xFFFFFF00 and promised + 8 > len(data) + 1
+    for tag in (b"Xing", b"Info"):  # of MP3: flags, then the number of frames and of bytes, where flagged
+        at = data.find(tag, 0, 1 << 16)
+        if at >= 0 and data[:4] not in (b"fLaC", b"OggS"):
+            flags = int.from_bytes(data[at + 4 : at + 8], "big")
+            place = at + 8 + 4 * (flags & 1)
+            return bool(flags & 2) and int.from_bytes(data[place : place + 4], "big") > len(data)
+    return False
+
+
+def decode(data: bytes, header: SoundHeader, *, rate: int, channels: int) -> np.ndarray:
+    """The samples of a probed file, (n, channels) float32 at `rate`: mono doubled, stereo averaged, resampled.
+
+    Raises Unreadable for a file that holds less than its header says, or nothing that is heard.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        raise Unreadable(f"cannot be decoded ({_why(error)}): export it again as WAV") from error
+    if len(samples) < header.frames:
+        raise Unreadable(f"only {len(samples):,} of {header.frames:,} samples can be decoded: export it again")
+    if np.abs(samples).max() < _SILENCE:
+        raise Unreadable("is silent throughout: leave it out, or mend its recording")
+    if header.channels != channels:
+        samples = samples.mean(axis=1, keepdims=True) if channels == 1 else samples.repeat(2, axis=1)
+    if header.rate != rate:
+        ratio = Fraction(rate, header.rate).limit_denominator(1000)
+        samples = resample_poly(samples, ratio.numerator, ratio.denominator, axis=0)
+    return samples.astype(np.float32)
+
+
+def save(
+    path: Path, samples: np.ndarray, rate: int, *, container: str, subtype: str, recipe: Mapping[str, object]
+) -> Path:
+    """Writes (n, channels) float32 to `path` with `.wav` or `.flac` appended to its name, and returns that file."""
+    file = path.with_name(f"{path.name}.{container}")
+    inside = np.clip(samples, -1, 1) if subtype != "FLOAT" else samples
+    with soundfile.SoundFile(
+        file, "w", samplerate=rate, channels=samples.shape[1], format=container.upper(), subtype=subtype
+    ) as out:
+        out.comment = json.dumps(dict(recipe), ensure_ascii=True)
+        out.write(inside)
+    return file
+
+
+def read_recipe(path: Path) -> dict[str, object]:
+    """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            recipe = json.loads(file.comment)
+    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError) as error:
+        raise FromNoiseError(f"{path} holds no recipe: only files that fromnoise wrote itself do.") from error
+    assert isinstance(recipe, dict)
+    return recipe
+
+
+def _why(error: Exception) -> str:
+    text = getattr(error, "error_string", "") or reason(error)
+    return "unknown format" if "not recognised" in text or "unknown format" in text.lower() else text.rstrip(".")

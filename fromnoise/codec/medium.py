@@ -1,0 +1,104 @@
+"""A medium: which files are its own, what is seen of a file without reading it, and the codec that this leads to.
+
+The data side of the program knows media by this protocol only; `data/media.py` lists them.  The other half of a medium,
+which network it is given and how that is trained, is its recipe (`recipes.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from fromnoise.codec.codec import Codec
+from fromnoise.types import Shape
+
+Size = int | float | tuple[int, int]
+
+
+@runtime_checkable
+class Header(Protocol):
+    """What is known of an example without reading it: a frozen dataclass of JSON values."""
+
+    @property
+    def size(self) -> Shape:
+        """Its extent: (height, width) in pixels, (frames,) of sound."""
+        ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def mode(self) -> str:
+        """In a word: RGB; 44.1 kHz stereo."""
+        ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+H = TypeVar("H", bound=Header)
+C = TypeVar("C", bound=Codec)
+
+
+@runtime_checkable
+class Medium(Protocol[H, C]):
+    """One kind of data.  Everything it decides is a rule that it can say in a sentence."""
+
+    @property
+    def name(self) -> str:
+        """In a word, as `image`; also the `kind` of its codec's JSON."""
+        ...
+
+    @property
+    def formats(self) -> str:
+        """The formats that are read, for people."""
+        ...
+
+    @property
+    def suffixes(self) -> frozenset[str]:
+        """The endings of its files, in lower case with the dot."""
+        ...
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What `Header.size` counts, in words, as `height` and `width`."""
+        ...
+
+    @property
+    def header(self) -> type[H]: ...
+
+    @property
+    def codec(self) -> type[C]: ...
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether a file without a known ending is of this medium, by its first 16 bytes."""
+        ...
+
+    def probe(self, data: bytes) -> H:
+        """The header of a file held in memory; cheap.  Raises Unreadable with the reason."""
+        ...
+
+    def read(self, data: bytes, header: H, codec: C) -> np.ndarray:
+        """The raw example of a probed file, as `codec.store` takes it.  Raises Unreadable with reason and remedy."""
+        ...
+
+    def family(self, header: H) -> str:
+        """What examples must share to be one set, in words; the largest family is the set."""
+        ...
+
+    def common(self, headers: Counter[H]) -> tuple[H, list[str]]:
+        """What the examples of one family are all brought to, its size aside, and the sentences that say so."""
+        ...
+
+    def choose(self, common: H, headers: Counter[H], size: Size | None) -> tuple[C, list[str]]:
+        """The codec for a set, before `fitted`, and the sentences that say what was decided.
+
+        `size` is what the user asked for.  Raises FromNoiseError where that cannot be.
+        """
+        ...
+
+    def remarks(self, header: H, codec: C, headers: Counter[H]) -> list[str]:
+        """What is odd about such an example, as the end of a sentence that begins with "3 files "."""
+        ...

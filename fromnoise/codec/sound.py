@@ -1,0 +1,247 @@
+"""Sounds: raw (n, channels) <-> x0 (2·channels, frequency, time), a compressed complex spectrogram.
+
+Frames of N = 2H samples, H apart, under the sine window w, each transformed about its own centre:
+
+    X_m[k] = Σ_n w[n]·y[mH - H + n]·e^(-2πi·k·(n - H)/N) / √N,     w[n] = sin(π·(n + ½)/N),  w[n]² + w[n+H]² = 1,
+
+so that windowing, transforming back and adding the overlaps returns y exactly (Princen and Bradley, 1986).  Frequencies
+0 and H are both real: the one is kept as the real part of row 0, the other as its imaginary part, which leaves H rows.
+Magnitudes span five orders; x0 is the real and imaginary part of g_k·X·|X|^(p-1), p = ½, where what is quiet is still
+seen and an error of 1 % of the loudest is 80 dB below it (Braun and Tashev 2020 study p for speech).  The gains g make
+frequencies of natural sounds, whose energy falls steeply, more alike.
+
+Stored is the whole clip; x0 is a window of it, cut at random or from the start, and silence beyond its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from fromnoise.codec import audiofile
+from fromnoise.errors import FromNoiseError
+from fromnoise.rng import Rng
+from fromnoise.types import Shape
+
+Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
+UNIT = 0.5  # the standard deviation that `fitted` gives x0, as that of pictures is
+_TINY = 1e-30
+_INAUDIBLE = 10 ** (-55 / 20)  # of the peak: the end of a sample from where it stays below is cut off
+_QUIETEST = 1e-4  # -80 dB of full scale: a preview's black
+_BANDS = 64
+_FADE = 0.005  # seconds over which an end that does not come to rest is brought there
+_QUIETEST_ROW = 0.05  # of the loudest: rows that hold less are not made as loud as the others
+# From black over violet and orange to white, at equal steps of loudness.
+_PALETTE = ("000004", "280b54", "65156e", "9f2a63", "d44842", "f57d15", "fac127", "fcffa4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundCodec:
+    """Sounds of one rate (Hz) and channel count.
+
+    bins     rows of the spectrogram, the hop H; a power of two
+    frames   its columns T: the window is (T-1)·H samples long
+    crop     which part of a longer clip is shown: a random one, or its start
+    gains    one a row, () for 1: what brings compressed magnitudes to unit order; all clips have the same, so that
+             loudness is kept
+    """
+
+    rate: int
+    channels: int
+    bins: int
+    frames: int
+    crop: Literal["random", "start"] = "random"
+    container: Literal["wav", "flac"] = "wav"
+    subtype: Subtype = "PCM_16"
+    power: float = 0.5
+    gains: tuple[float, ...] = ()
+    version: int = 1
+
+    @property
+    def shape(self) -> Shape:
+        """(2·channels, frequencies, frames); the real and imaginary part of each channel follow each other."""
+        return 2 * self.channels, self.bins, self.frames
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return "channels", "frequency", "time"
+
+    @property
+    def ragged(self) -> bool:
+        return True
+
+    @property
+    def vocab(self) -> None:
+        return None
+
+    @property
+    def length(self) -> int:
+        """Samples in a window."""
+        return (self.frames - 1) * self.bins
+
+    def store(self, raw: np.ndarray) -> np.ndarray:
+        """(n, channels) at `rate` in [-1, 1] -> the same in float32."""
+        assert raw.ndim == 2 and raw.shape[1] == self.channels, raw.shape
+        return raw.astype(np.float32)
+
+    def store_many(self, raws: np.ndarray) -> np.ndarray:
+        """(m, n, channels), likewise."""
+        assert raws.ndim == 3 and raws.shape[2] == self.channels, raws.shape
+        return raws.astype(np.float32)
+
+    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> SoundCodec:
+        """The same with the gains that give the x0 of `some` clips the standard deviation `UNIT`.
+
+        Those of rows go with the inverse root of their own deviations, halfway to making all rows alike.
+        """
+        energy = torch.zeros(self.bins, dtype=torch.float64)
+        plain = dataclasses.replace(self, gains=())
+        for clip in some:
+            energy += plain.encode([clip]).double().square().mean((0, 1, 3)) / len(some)
+        if not float(energy.max()) > 0:
+            return plain
+        gains = energy.clamp_min(_QUIETEST_ROW**2 * energy.max()) ** -0.25
+        gains *= UNIT / (gains.square() * energy).mean().sqrt()
+        return dataclasses.replace(self, gains=tuple(float(f"{gain:.4g}") for gain in gains))
+
+    def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Float[Tensor, "b c f t"]:
+        """Clips (n_i, channels) -> x0 in float32, of windows drawn by `rng` where the codec's crop is random."""
+        start = np.zeros(len(stored))
+        if self.crop == "random" and rng is not None:
+            start = rng.uniform((len(stored),)).double().numpy()
+        x0 = torch.zeros(len(stored), *self.shape)
+        # One clip at a time stays in the processor's cache, and the silence beyond its end costs nothing.
+        for out, clip, u in zip(x0, stored, start, strict=True):
+            first = int(u * max(0, len(clip) - self.length + 1))
+            part = torch.from_numpy(np.array(clip[first : first + self.length], dtype=np.float32))
+            hops = -(-len(part) // self.bins)
+            window = torch.nn.functional.pad(part.mT, (0, hops * self.bins - len(part)))
+            out[..., : hops + 1] = self.compressed(self.spectra(window[None]))[0]
+        return x0
+
+    def decode(self, x0: Float[Tensor, "b c f t"]) -> np.ndarray:
+        """x0 -> (b, length, channels) float32."""
+        pairs = x0.detach().to("cpu", torch.float32).unflatten(1, (self.channels, 2)).movedim(2, -1)
+        compressed = torch.view_as_complex((pairs / self._gain[:, None, None]).contiguous())
+        return self.waves(_powered(compressed, 1 / self.power)).mT.numpy()
+
+    def spectra(self, y: Float[Tensor, "b c n"]) -> Complex[Tensor, "b c f t"]:
+        """Waves of a whole number of hops -> X, the highest frequency packed into row 0."""
+        size = 2 * self.bins
+        framed = torch.nn.functional.pad(y, (self.bins, self.bins)).unfold(2, size, self.bins) * self._window(y)
+        full = torch.fft.rfft(framed, norm="ortho") * self._centring(y)
+        packed = torch.cat([torch.complex(full[..., :1].real, full[..., -1:].real), full[..., 1:-1]], -1)
+        return packed.mT
+
+    def waves(self, z: Complex[Tensor, "b c f t"]) -> Float[Tensor, "b c n"]:
+        """The inverse of `spectra`; for any other picture, the waves whose spectra are nearest to it."""
+        packed = z.mT
+        ends = [torch.complex(end, torch.zeros_like(end)) for end in (packed[..., :1].real, packed[..., :1].imag)]
+        full = torch.cat([ends[0], packed[..., 1:], ends[1]], -1)
+        framed = torch.fft.irfft(full * self._centring(full.real), norm="ortho") * self._window(full.real)
+        # Two halves of neighbouring frames make each stretch of H samples.
+        halves = framed.unflatten(-1, (2, self.bins))
+        return (halves[..., :-1, 1, :] + halves[..., 1:, 0, :]).flatten(-2)
+
+    def compressed(self, z: Complex[Tensor, "b c f t"]) -> Float[Tensor, "b e f t"]:
+        """The picture of spectra; rows are scaled by their gains."""
+        parts = torch.view_as_real(_powered(z, self.power)) * self._gain[:, None, None]
+        return parts.movedim(-1, 2).flatten(1, 2)
+
+    def percept(self, x0: Float[Tensor, "b c f t"]) -> Float[Tensor, "b e g t"]:
+        """The magnitudes of x0 in at most `_BANDS` bands of equal width to the ear, which is deaf to most phases."""
+        magnitude = x0.unflatten(1, (self.channels, 2)).square().sum(2).sqrt()
+        return self._bands.to(x0) @ magnitude - UNIT
+
+    def preview(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (n, length, channels) -> their spectrograms (n, h, w, 3), low frequencies below, 80 dB of range.
+
+        Channels are laid over each other; frequencies are averaged to at most 128 rows.
+        """
+        magnitude = self.spectra(torch.from_numpy(np.ascontiguousarray(samples)).float().mT).abs().square().mean(1)
+        rows = min(self.bins, 128)
+        loud = magnitude.unflatten(1, (rows, -1)).mean(2).sqrt().flip(1)
+        level = (1 + torch.log10(loud.clamp_min(_QUIETEST)) / -math.log10(_QUIETEST)).clamp(0, 1).numpy()
+        palette, steps = np.array([list(bytes.fromhex(c)) for c in _PALETTE]), np.linspace(0, 1, len(_PALETTE))
+        colours = [np.interp(level, steps, channel) for channel in palette.T]
+        return np.rint(np.stack(colours, -1)).astype(np.uint8)
+
+    def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
+        """One sample (length, channels) to `path` plus a suffix, without the silence at its end and free of clicks."""
+        assert sample.shape == (self.length, self.channels), sample.shape
+        return audiofile.save(
+            path, self.trimmed(sample), self.rate, container=self.container, subtype=self.subtype, recipe=recipe
+        )
+
+    def trimmed(self, sample: np.ndarray) -> np.ndarray:
+        """(m, channels), m <= length: from the first sample to the last audible one, coming to rest at both ends."""
+        loud = np.abs(sample).max(axis=1)
+        audible = np.flatnonzero(loud > _INAUDIBLE * loud.max())
+        fade = max(2, round(_FADE * self.rate))
+        end = min(len(sample), audible[-1] + 1 + fade) if len(audible) else fade
+        out = sample[:end].copy()
+        ramp = np.sin(np.linspace(0, np.pi / 2, min(fade, len(out))))[:, None] ** 2
+        out[-len(ramp) :] *= ramp[::-1]
+        # An attack at the very start is kept but for its first half millisecond.
+        short = ramp[:: max(1, len(ramp) // max(2, fade // 10))]
+        out[: len(short)] *= short
+        return out
+
+    def to_json(self) -> dict[str, object]:
+        return {"kind": "sound", **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, object]) -> SoundCodec:
+        """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
+        fields = {field.name for field in dataclasses.fields(SoundCodec)}
+        if data.get("kind") != "sound" or set(data) != fields | {"kind"}:
+            raise FromNoiseError(
+                "This is not the description of a sound codec: use the version of fromnoise that wrote it, or a newer."
+            )
+        values = {name: value for name, value in data.items() if name != "kind"}
+        return SoundCodec(**{**values, "gains": tuple(data["gains"])})  # type: ignore[arg-type]
+
+    @property
+    def _gain(self) -> Float[Tensor, " f"]:
+        return torch.tensor(self.gains or (1.0,) * self.bins)
+
+    @property
+    def _bands(self) -> Float[Tensor, "g f"]:
+        """Means over bands that are equally wide in mel (O'Shaughnessy 1987), each of one row or more."""
+        count = min(_BANDS, self.bins)
+        top = math.log1p(self.rate / 2 / 700)
+        hertz = 700 * np.expm1(np.linspace(0, top, count + 1))
+        # An edge is at least one row after the one before, and leaves one row for each band above.
+        edges = np.clip(np.round(hertz / (self.rate / 2) * self.bins), 0, self.bins).astype(int)
+        edges = np.minimum(
+            np.maximum.accumulate(edges - np.arange(count + 1)).clip(0) + np.arange(count + 1), self.bins
+        )
+        rows = np.arange(self.bins)
+        inside = (rows >= edges[:-1, None]) & (rows < edges[1:, None])
+        return torch.from_numpy(inside / inside.sum(1, keepdims=True))
+
+    def _window(self, like: Tensor) -> Float[Tensor, " n"]:
+        n = torch.arange(2 * self.bins, dtype=torch.float64)
+        return torch.sin(math.pi * (n + 0.5) / (2 * self.bins)).to(like)
+
+    def _centring(self, like: Tensor) -> Float[Tensor, " k"]:
+        """e^(iπk): from a frame's first sample to its centre as the origin of phases."""
+        return (1 - 2 * (torch.arange(self.bins + 1) % 2)).to(like)
+
+
+def _powered(z: Complex[Tensor, "*s"], power: float) -> Complex[Tensor, "*s"]:
+    """z·|z|^(power-1): the magnitude's power with the phase kept."""
+    parts = torch.view_as_real(z)
+    energy = parts.square().sum(-1, keepdim=True).clamp_min_(_TINY)
+    # By square roots where they do: `pow` takes ten times as long.
+    scale = energy.sqrt_().rsqrt_() if power == 0.5 else energy.pow_((power - 1) / 2)
+    return torch.view_as_complex(parts * scale)

@@ -1,0 +1,27 @@
+"""The media that data are recognised as, in the order in which equal numbers of files decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fromnoise.codec import CODECS, Medium
+from fromnoise.data.image import Images
+from fromnoise.data.sound import Sounds
+from fromnoise.errors import FromNoiseError
+
+IMAGE = Images()
+MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds())}
+
+
+def add_medium(medium: Medium[Any, Any]) -> None:
+    """Makes one more medium known, with its codec.  Raises FromNoiseError where another claims its name or files."""
+    for other in MEDIA.values():
+        if medium.name == other.name or medium.suffixes & other.suffixes:
+            raise FromNoiseError(f"The medium {medium.name} takes the name or files of {other.name}: choose others.")
+    MEDIA[medium.name] = medium
+    CODECS[medium.name] = medium.codec
+
+
+def formats() -> str:
+    """All formats that are read, for people."""
+    return ", ".join(medium.formats for medium in MEDIA.values())
