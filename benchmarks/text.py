@@ -58,8 +58,8 @@ class Texts:
     def __init__(self, codec: TextCodec, texts: Sequence[str]) -> None:
         self.codec, self.stored = codec, codec.store_many(np.array(texts, dtype=object))
 
-    def x0(self, indices: np.ndarray) -> Tensor:
-        return self.codec.encode(self.stored[indices])
+    def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor:
+        return self.codec.encode(self.stored[indices], rng)
 
     def cond(self, indices: np.ndarray) -> Cond:
         return Cond.empty(len(indices))

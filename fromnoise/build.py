@@ -111,6 +111,7 @@ def build_flow_map(config: Config, teacher: Denoiser, start: float) -> FlowMap:
         at_start=flow.at_start,
         at_end=flow.at_end,
         instant=flow.instant,
+        last=flow.last,
         k_first=flow.k_first,
         k_last=flow.k_last,
         power=flow.power,

@@ -99,6 +99,7 @@ class FlowConfig:
     at_start: Annotated[float, Field(ge=0, lt=1)] = 0.1
     at_end: Annotated[float, Field(ge=0, lt=1)] = 0.5
     instant: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    last: Fraction = 0.1
     k_first: Annotated[float, Field(gt=0, le=1)] = 0.5
     k_last: Annotated[float, Field(gt=0, le=1)] = 0.05
     power: Annotated[float, Field(ge=0, le=1)] = 0.75

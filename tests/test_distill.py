@@ -183,6 +183,21 @@ def test_the_held_out_loss_is_nought_for_the_teachers_own_ends_and_the_same_at_a
     assert len(goal.references) == 1, "the teacher is asked once"
 
 
+def test_below_the_last_time_the_way_to_the_data_is_straight():
+    x0, rng = gaussian(4096)
+    goal, cond = objective(last=0.3, instant=0.25, k_first=0.1, k_last=0.1), Cond.empty(4096)
+    t, s, k = goal.jumps(x0, rng, 0.5)
+    whole = (s == t) | ((s == 0) & (t < 0.3))
+    assert bool(((k == 1) == whole).all()) and bool(((s == 0) & (t < 0.3)).any()) and bool((k < 1).any())
+    x_t = add_noise(x0, rng.normal((4096, 3), like=x0), column(4096, 0.2))
+    half, end = goal.reference(x_t, column(4096, 0.2), cond)
+    v = jump_velocity(Exact(), x_t, column(4096, 0.2), column(4096, 0.2), cond)
+    torch.testing.assert_close(end, x_t - 0.2 * v)
+    torch.testing.assert_close(half, objective().reference(x_t, column(4096, 0.2), cond)[0])
+    flowed = objective().reference(x_t, column(4096, 0.2), cond)[1]
+    assert (end - flowed).abs().mean() > 1e-3
+
+
 @pytest.mark.parametrize("target", ["edm", "velocity", "x0", "eps"])
 def test_every_target_reads_out_a_velocity_and_ddim_jumps_by_it(target):
     """x0_hat = x_t - t·u whatever the row, so a jump of the kernel is x_t - (t-s)·u to rounding."""

@@ -13,6 +13,10 @@ limit k → 0.  Written for the residual's rate ρ = (u - u*)/k, the loss of an 
 
 (SoFlow, Luo et al. 2025, with MeanFlow's adaptive weight).  Two answers that are nearly alike are subtracted and
 divided by k: float32 leaves 1e-6 of that at k = .05, bfloat16 a tenth, which the mean over steps still forgives.
+
+A young model knows little of what lies below t = .1, and to follow its flow there exactly makes worse samples than one
+straight move from there to 0 (`gridsearch.py` ends every grid so).  A student learns the better way: a jump to 0 from
+below `last` is the velocity where it begins.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ class FlowMap:
     density    of t; of these a share `at_start` is at `start`, where sampling begins
     at_end     share of jumps that go all the way to s = 0; the others end uniformly on (0, t)
     instant    share of examples with s = t and k = 1: plain flow matching, which a student of a teacher hardly needs
+    last       below this time the way to s = 0 is straight
     k_first, k_last   k falls geometrically from one to the other over the run; at 1 nothing is learned of jumps
     power      p of eq. (2): 0 is the plain squared error, 1 counts every example alike
     from_data  v is eps - x0 of the pair that made x_t, right on average, instead of the teacher's velocity
@@ -60,6 +65,7 @@ class FlowMap:
     at_start: float = 0.1
     at_end: float = 0.5
     instant: float = 0.0
+    last: float = 0.0
     k_first: float = 0.5
     k_last: float = 0.05
     power: float = 0.75
@@ -95,12 +101,13 @@ class FlowMap:
         inner = (u / (1 - self.at_start)).clamp_max(1.0)
         t = torch.where(u < 1 - self.at_start, self.density.quantile(inner), self.start)
         t = t.clamp(EARLIEST, self.start)
-        instant = w < self.instant
         part = (w - self.instant) / (1 - self.instant)  # uniform on [0, 1) where there is a jump
         s = t * ((part - self.at_end) / (1 - self.at_end)).clamp_min(0.0)
+        s = torch.where(w < self.instant, t, s)
         k = torch.full_like(t, self.k_first ** (1 - progress) * self.k_last**progress)
+        k = torch.where((s == t) | ((s == 0) & (t < self.last)), 1.0, k)
         shape = (-1, *(1,) * (x0.ndim - 1))
-        t, s, k = (z.reshape(shape).to(x0) for z in (t, torch.where(instant, t, s), torch.where(instant, 1.0, k)))
+        t, s, k = (z.reshape(shape).to(x0) for z in (t, s, k))
         return t, s, k
 
     @torch.no_grad()
@@ -116,10 +123,14 @@ class FlowMap:
         return torch.stack(far, dim=1).flatten(1).mean(1)
 
     def reference(self, x_t: Data, t: Time, cond: Cond) -> tuple[Data, Data]:
-        """The teacher's x at t/2 and at 0, in REFERENCE_STEPS steps of equal length."""
+        """The teacher's x at t/2 and at 0, in REFERENCE_STEPS steps of equal length, straight to 0 from `last` on."""
         grid = [t * part for part in Linear()(REFERENCE_STEPS)]
         way = list(sample(self.teacher, Multistep(), grid, x_t, cond, Rng([], [], 0)))
-        return way[REFERENCE_STEPS // 2 - 1].x, way[-1].x
+        end = x_t
+        for k, step in enumerate(way):
+            assert step.post is not None
+            end = torch.where((step.t >= self.last) | (k == 0), step.post.point(), end)
+        return way[REFERENCE_STEPS // 2 - 1].x, end
 
 
 def jump_velocity(denoise: Denoiser, x_t: Data, t: Time, s: Time, cond: Cond) -> Data:
