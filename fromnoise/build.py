@@ -85,7 +85,8 @@ def _trunk(net: UNetConfig | TransformerConfig, channels: int, space: int, map_c
         "mid_head": net.mid_head,
     }
     if net.kind == "unet":
-        return UNet(**shared, widths=net.widths, blocks=net.blocks, attention=net.attention, places=net.places)
+        levels = {"widths": net.widths, "blocks": net.blocks, "attention": net.attention}
+        return UNet(**shared, **levels, places=net.places, masks=net.masks)
     return Transformer(**shared, width=net.width, depth=net.depth, heads=net.heads, bottleneck=net.bottleneck)
 
 

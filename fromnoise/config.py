@@ -32,6 +32,7 @@ class UNetConfig:
     patch: Count | tuple[Count, ...] = 2
     attention: tuple[bool, ...] = (False, True)
     places: bool = False
+    masks: bool = False
     emb: Count = 256
     mid_head: bool = False
 

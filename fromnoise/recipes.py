@@ -127,10 +127,15 @@ def image(config: Config, facts: Facts, width: int) -> Config:
 
 
 def sound(config: Config, facts: Facts, width: int) -> Config:
-    """A U-Net on patches of the spectrogram, 32 up and about as many along, so that it has about 1,000 cells."""
+    """A U-Net on patches of the spectrogram, 64 up and about 17 to 24 along, so that it has about 1,000 cells.
+
+    A patch has more values than the network has features: noise goes out by the mask.
+    """
     _, bins, frames = facts.shape
-    patch = (max(1, bins // 32), next(p for p in (1, 2, 4, 8, 16, 32) if frames / p <= 24 or p == 32))
-    net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), places=True, emb=256)
+    patch = (max(1, bins // 64), next(p for p in (1, 2, 4, 8, 16, 32) if frames / p <= 24 or p == 32))
+    net = UNetConfig(
+        widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), places=True, masks=True, emb=256
+    )
     # Steps are dear and sets small: of the examples that a run reaches, smaller batches make more of them.
     return replace(config, net=net, optim=replace(config.optim, batch=min(16, config.optim.batch)))
 

@@ -93,6 +93,17 @@ def test_starts_at_zero_and_gap_has_no_influence_until_learned(build, space):
     assert not torch.allclose(y, net(x, t, t / 2, nothing(3))[0])
 
 
+@pytest.mark.parametrize("space", (1, 2, 3))
+def test_a_mask_keeps_what_came_in_however_large_the_patch(space):
+    net = unet(space, widths=(32,), attention=(False,), patch=4, masks=True, mid_head=True).double()
+    x, t = batch(SIZES[space])
+    with torch.no_grad():
+        for head, share in ((net.head, 0.25), (net.mid_head, 1.0)):
+            head.project.bias.unflatten(0, (-1, 3))[:, 2] = share
+    y, mid = net(x, t, t, nothing(3))
+    assert torch.equal(y, 0.25 * x) and torch.equal(mid, x)
+
+
 @EVERY
 def test_examples_are_independent(build, space):
     net = awake(build(space))

@@ -244,7 +244,7 @@ def test_a_recipe_fits_any_rate_and_length():
         facts = Facts(examples=200, held=20, shape=(2, bins, frames), columns=(), std=0.5, medium="sound")
         config, _ = recipe(facts, cpu, budget=60.0, steps=None)
         cells = np.array([bins, frames]) / config.net.patch
-        assert cells.max() <= 32 and cells.min() >= 4
+        assert cells.max() <= 64 and cells.min() >= 4 and config.net.masks
 
 
 @pytest.fixture(scope="module")

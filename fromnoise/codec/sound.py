@@ -160,7 +160,7 @@ class SoundCodec:
     def percept(self, x0: Float[Tensor, "b c f t"]) -> Float[Tensor, "b e g t"]:
         """The magnitudes of x0 in at most `_BANDS` bands of equal width to the ear, which is deaf to most phases."""
         magnitude = x0.unflatten(1, (self.channels, 2)).square().sum(2).sqrt()
-        return self._bands.to(x0) @ magnitude - UNIT
+        return self.bands.to(x0) @ magnitude - UNIT
 
     def preview(self, samples: np.ndarray) -> np.ndarray:
         """Samples (n, length, channels) -> their spectrograms (n, h, w, 3), low frequencies below, 80 dB of range.
@@ -215,7 +215,7 @@ class SoundCodec:
         return torch.tensor(self.gains or (1.0,) * self.bins)
 
     @property
-    def _bands(self) -> Float[Tensor, "g f"]:
+    def bands(self) -> Float[Tensor, "g f"]:
         """Means over bands that are equally wide in mel (O'Shaughnessy 1987), each of one row or more."""
         count = min(_BANDS, self.bins)
         top = math.log1p(self.rate / 2 / 700)

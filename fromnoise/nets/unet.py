@@ -31,6 +31,9 @@ class UNet(nn.Module):
     attention   per level: whether its blocks are followed by attention, over all axes that share one time
     time_axes   spatial axes along which t may vary: they are neither cut into patches nor halved
     places      whether cells know where they lie, as where one axis is frequency: convolutions are the same everywhere
+    masks       the answer is u + m·x, with one number m for all channels of a place: how much of what came in stays, as
+                in a Wiener filter.  A patch of more values than `widths[0]` keeps or loses its noise by m alone, which
+                is smooth where u is not; for spectrograms m is the mask of speech enhancement (Wang et al. 2014)
     mid_head    a second, weaker answer, read where the decoder's first level begins: it has the details of the skip,
                 so it errs where the network errs, but none of the work of the decoder
     """
@@ -48,6 +51,7 @@ class UNet(nn.Module):
         emb: int,
         map_channels: int = 0,
         places: bool = False,
+        masks: bool = False,
         mid_head: bool = False,
         time_axes: tuple[int, ...] = (),
     ) -> None:
@@ -72,15 +76,15 @@ class UNet(nn.Module):
         self.up = nn.ModuleList([Stage(*stage) for stage in stages])
         self.shrink = nn.ModuleList([CONV[space](a, b, half, half) for a, b in pairwise(widths)])
         self.grow = nn.ModuleList([Grow(b, a, half) for a, b in pairwise(widths)])
-        self.head = Head(widths[0], out, patch, emb)
+        self.masks = masks
+        self.head = Head(widths[0], out + masks, patch, emb)
         self.mid_level = max(depth - 1, 0)
         mid_patch = tuple(p * h**self.mid_level for p, h in zip(patch, half, strict=True))
-        self.mid_head = Head(widths[self.mid_level], out, mid_patch, emb) if mid_head else None
+        self.mid_head = Head(widths[self.mid_level], out + masks, mid_patch, emb) if mid_head else None
 
     def forward(
         self, x: Float[Tensor, "b c *d"], t: Float[Tensor, "b 1 *#d"], s: Float[Tensor, "b 1 *#d"], cond: Encoded
     ) -> tuple[Float[Tensor, "b out *d"], Float[Tensor, "b out *d"] | None]:
-        size = tuple(x.shape[2:])
         h, emb = self.entry(x, t, s, cond)
         if self.place is not None:
             h = h + self.place(tuple(h.shape[2:])).movedim(-1, 0)
@@ -91,9 +95,13 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.up))):
             h = self.grow[level](h, skips[level]) if level < len(self.grow) else h
             if level == self.mid_level and self.mid_head is not None:
-                mid = self.mid_head(h, emb, size)
+                mid = self._answer(self.mid_head, h, emb, x)
             h = self.up[level](h, emb, cond)
-        return self.head(h, emb, size), mid
+        return self._answer(self.head, h, emb, x), mid
+
+    def _answer(self, head: nn.Module, h: Tensor, emb: Tensor, x: Tensor) -> Tensor:
+        y = head(h, emb, tuple(x.shape[2:]))
+        return y[:, :-1] + y[:, -1:] * x if self.masks else y
 
     @property
     def taps(self) -> dict[str, nn.Module]:
