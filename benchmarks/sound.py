@@ -138,7 +138,7 @@ def main() -> None:
     if args.codec and isinstance(data.codec, SoundCodec):
         changes = {name: json.loads(value) for name, value in (pair.split("=") for pair in args.codec)}
         codec = replace(data.codec, **changes)
-        data = replace(data, codec=codec.fitted(-1, 1, list(data.stored[data.indices("train")])))
+        data = replace(data, codec=codec.fitted(-1, 1, list(data.stored[data.indices("train")]))[0])
     row, sounds = contend(data, args.set, args.seconds, args.n, dict(pair.split("=") for pair in args.where))
     if args.sheet:
         save_sheet(sheet(data.codec.preview(sounds[:24]), columns=8), args.sheet)

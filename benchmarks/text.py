@@ -93,7 +93,7 @@ def make_trainer(options: argparse.Namespace, codec: TextCodec, train: Sequence[
     )
     torch.manual_seed(0)
     net = TokenTransformer(
-        vocab=codec.symbols,
+        vocab=codec.vocab,
         width=options.width,
         depth=options.depth,
         heads=options.width // 64,
@@ -105,7 +105,7 @@ def make_trainer(options: argparse.Namespace, codec: TextCodec, train: Sequence[
     begun = clock()
     return Trainer(
         config=config,
-        denoiser=TokenDenoiser(net, Conditioner((), 32), codec.symbols, padding=codec.padding),
+        denoiser=TokenDenoiser(net, Conditioner((), 32), codec.vocab, padding=codec.padding),
         objective=MaskedCrossEntropy(),
         data=Texts(codec, train),
         indices=np.arange(len(train)),
@@ -150,12 +150,11 @@ def show(
         print(f"| {name} | {distinct} | {v.copied:.3f} | {bits} | {length:.1f} |", flush=True)
     for name, texts in drawn.items():
         print(f"\n{name}:", *texts[:6], sep="\n  ")
-    lengths = [len(codec.store(text)) for text in train[:2000]]
     for template in TEMPLATES:
         rng = Rng.of(0, range(4), "gaps")
-        y, mask, inside = fill_in(template, codec, lengths, rng)
+        y, mask, inside = fill_in(template, codec, codec.lengths, rng)
         pinned = Pinned(Inside(denoise, inside, codec.padding), y, mask)
-        x = torch.where(mask, y, codec.symbols)
+        x = torch.where(mask, y, codec.vocab)
         x = finish(sample(pinned, Unmask(nucleus=0.9), Linear()(options.steps), x, Cond.empty(4), rng))
         print(f"\n{template}", *codec.decode(x), sep="\n  ", flush=True)
 

@@ -16,27 +16,30 @@ import numpy as np
 from PIL.Image import Image
 
 from fromnoise.appraise import appraise, way
-from fromnoise.codec import Size
+from fromnoise.codec import Size, TextCodec
 from fromnoise.config import Config
 from fromnoise.data import Dataset
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.distill import begin_student, check_teacher, reopen_student, student_folder, student_session
 from fromnoise.errors import FromNoiseError, TrainingStopped
-from fromnoise.evaluate import Judgement
+from fromnoise.evaluate import Judgement, TextJudgement
 from fromnoise.fewsteps import FewSteps, compare
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate
 from fromnoise.prepare import (
+    Given,
     Prepared,
     Source,
     begin,
     check_same_data,
     going_on,
+    in_one,
     make_session,
     open_as,
     record_end,
     reopen,
 )
+from fromnoise.proofread import proofread
 from fromnoise.release import Release, file_digest, load_release
 from fromnoise.runtime import barrier, best_device
 from fromnoise.session import Event, Reading, Session, Stopped
@@ -47,7 +50,7 @@ DEFAULT_BUDGET = "10m"
 
 
 def train(
-    data: Source,
+    data: Given,
     *,
     out: str | Path | None = None,
     budget: str | float | None = None,
@@ -63,7 +66,8 @@ def train(
 ) -> Run:
     """Trains a model of `data` for `budget` ("10m", "90s", "2h" or seconds) or for `steps` steps.
 
-    data            a folder, archive, array, table, "emoji" or "digits"; see `fromnoise.data`
+    data            a folder, archive, array, table, file of text, list of strings, "emoji" or "digits"; see
+                    `fromnoise.data`
     out             the run folder, made new; by default runs/<data>-<time>
     size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
     columns         the data's columns to condition on
@@ -77,7 +81,7 @@ def train(
     Raises FromNoiseError, in one sentence, for anything that the caller can mend, and TrainingStopped on Ctrl-C.
     """
     begun = time.perf_counter() if begun is None else begun
-    say = watch or (lambda event: None)
+    data, say = in_one(data), watch or (lambda event: None)
     seconds = seconds_of(budget, steps)
     if resume and out is None:
         raise FromNoiseError("Say which run to go on with: resume needs --out.")
@@ -160,12 +164,16 @@ class Run:
         sampler: str | None = None,
         guidance: float | None = None,
         where: Mapping[str, str | float] | None = None,
+        prompt: str | None = None,
         seed: int = 0,
         batch: int = 64,
     ) -> np.ndarray:
-        """n samples in the data's own layout, dtype and range; sample i of a seed is the same whatever n and batch."""
+        """n samples in the data's own layout, dtype and range; sample i of a seed is the same whatever n and batch.
+
+        `prompt`, for models of text, is a text with gaps: "In the beginning ___ the earth".
+        """
         return self.generate(
-            n, steps=steps, sampler=sampler, guidance=guidance, where=where, seed=seed, batch=batch
+            n, steps=steps, sampler=sampler, guidance=guidance, where=where, prompt=prompt, seed=seed, batch=batch
         ).samples
 
     def generate(
@@ -176,6 +184,7 @@ class Run:
         sampler: str | None = None,
         guidance: float | None = None,
         where: Mapping[str, str | float] | None = None,
+        prompt: str | None = None,
         seed: int = 0,
         batch: int = 64,
         progress: Callable[[int], None] | None = None,
@@ -183,7 +192,7 @@ class Run:
         """`sample` with each sample's conditions and recipe, and `save` to files."""
         release, sampler = self._chosen(steps, sampler, guidance)
         config = configure(release, steps=steps, sampler=sampler, guidance=guidance)
-        return generate(release, n, config, seed=seed, where=where, batch=batch, progress=progress)
+        return generate(release, n, config, seed=seed, where=where, prompt=prompt, batch=batch, progress=progress)
 
     def _chosen(self, steps: int | None, sampler: str | None, guidance: float | None) -> tuple[Release, str | None]:
         """The model and sampler that were measured to be the better in so few steps, unless the caller chose."""
@@ -214,7 +223,7 @@ class Run:
         """The way from noise to sample as one picture: x_t, and below it what the model guesses x0 to be."""
         return way(self.release, seed, n, steps, where)
 
-    def dataset(self, data: Source | None = None) -> Dataset:
+    def dataset(self, data: Given | None = None) -> Dataset:
         """The data this run was trained on: where it then was, or `data`.
 
         Raises FromNoiseError if it is gone or has changed, or was an array in memory and is not given.
@@ -224,26 +233,29 @@ class Run:
         check_same_data(facts, dataset)
         return dataset
 
-    def _source(self, data: Source | None) -> Source:
+    def _source(self, data: Given | None) -> Source:
         source = self.folder.read_facts()["data"]["source"] if data is None else data
         if source is None:
             raise FromNoiseError("This run was trained on an array in memory: pass the same array as data.")
-        return source
+        return in_one(source)
 
     def evaluate(
         self,
         *,
         n: int | None = None,
         seed: int = 1,
-        data: Source | None = None,
+        data: Given | None = None,
         watch: Watch | None = None,
-    ) -> Judgement:
+    ) -> Judgement | TextJudgement:
         """Judges samples beside training and held-out data; writes evaluation.json and report.html.
+
+        A `TextJudgement` for text, a `Judgement` for all else; both have `table()` and `sentences`.
 
         Raises FromNoiseError for a set that is too small to judge, after writing its report.
         """
         say = watch or (lambda event: None)
-        return appraise(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)
+        judge = proofread if isinstance(self.release.codec, TextCodec) else appraise
+        return judge(self.folder, self.release, self.dataset(data), n=n, seed=seed, say=say)
 
     def distill(
         self,
@@ -253,7 +265,7 @@ class Run:
         settings: Sequence[str] = (),
         resume: bool = False,
         n: int | None = None,
-        data: Source | None = None,
+        data: Given | None = None,
         watch: Watch | None = None,
         begun: float | None = None,
     ) -> FewSteps:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from torch import Tensor
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.data import Dataset, groups
 from fromnoise.errors import FromNoiseError
-from fromnoise.evaluate import Judgement, batches, beside, judge, learn_features, nearest
+from fromnoise.evaluate import Judgement, TextJudgement, batches, beside, judge, learn_features, nearest
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate, trajectory
@@ -90,7 +90,7 @@ def appraise(
         record = json.loads(json.dumps(record))
         replace_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
     with writing(folder.report):
-        write_card(folder, release, record, sheets, heard(samples))
+        write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples))
     if judgement is None:
         raise FromNoiseError(
             f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
@@ -174,9 +174,12 @@ def way(
 def write_card(
     folder: RunFolder,
     release: Release,
-    judgement: dict | None,
-    sheets: list[tuple[str, Image.Image]],
-    sounds: list[tuple[str, str]],
+    *,
+    judgement: dict | None = None,
+    sheets: Sequence[tuple[str, Image.Image]] = (),
+    sounds: Sequence[tuple[str, str]] = (),
+    texts: Sequence[str] = (),
+    reading: TextJudgement | None = None,
 ) -> Path:
     """report.html from the run folder's own records."""
     facts = folder.read_facts()
@@ -205,4 +208,6 @@ def write_card(
         judgement=judgement,
         sheets=sheets,
         sounds=sounds,
+        texts=texts,
+        reading=reading,
     )

@@ -28,6 +28,7 @@ from fromnoise.rng import derive_seed
 from fromnoise.stepper import DDIM, Heun, Multistep, Stepper
 from fromnoise.target import EDM, X0, Eps, Target, Velocity
 from fromnoise.types import FromNoiseError
+from fromnoise.unmask import Unmask
 
 
 def build_target(config: Config) -> Target:
@@ -62,7 +63,7 @@ def build_denoiser(
             tokens = TokenTransformer(
                 vocab=net.vocab, width=net.width, depth=net.depth, heads=net.heads, emb=net.emb, timed=net.timed
             )
-            return TokenDenoiser(tokens, conditioner, net.vocab, autocast=autocast)
+            return TokenDenoiser(tokens, conditioner, net.vocab, padding=net.padding, autocast=autocast)
         net = _trunk(config.net, channels, space, conditioner.map_channels)
     denoiser = NetDenoiser(
         net,
@@ -121,7 +122,17 @@ def build_flow_map(config: Config, teacher: Denoiser, start: float) -> FlowMap:
 
 
 def build_stepper(config: SampleConfig) -> Stepper:
-    return {"ddim": DDIM(), "ancestral": DDIM(churn=1.0), "heun": Heun(), "multistep": Multistep()}[config.sampler]
+    match config.sampler:
+        case "ddim":
+            return DDIM()
+        case "ancestral":
+            return DDIM(churn=1.0)
+        case "heun":
+            return Heun()
+        case "multistep":
+            return Multistep()
+        case "unmask":
+            return Unmask(temperature=config.temperature, nucleus=config.nucleus)
 
 
 def build_grid(config: SampleConfig, start: float) -> Grid:

@@ -32,7 +32,8 @@ WhereOption = Annotated[
     list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Fix a condition; none hides it.")
 ]
 SizeOption = Annotated[
-    str | None, typer.Option(help="Side, or HEIGHTxWIDTH, of images; seconds of sounds.  [default: proposed]")
+    str | None,
+    typer.Option(help="Side, or HEIGHTxWIDTH, of images; seconds of sounds; symbols of text.  [default: proposed]"),
 ]
 ColumnsOption = Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")]
 ChannelsFirstOption = Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")]
@@ -122,11 +123,14 @@ def sample(
     run: RunArgument,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
     steps: Annotated[int | None, typer.Option(min=1, help="Moves from noise to sample.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, ancestral, heun or multistep.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ancestral, heun or multistep; unmask of text.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How hard to push towards the condition; 1 is off.")] = None,
     where: WhereOption = None,
+    prompt: Annotated[str | None, typer.Option(help="A text with gaps: 'In the beginning ___ the earth'.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="A folder, .npz, .npy or .zip.  [default: RUN/samples/TIME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder, .npz, .npy, .zip, or .txt of texts.  [default: RUN/samples/TIME]")
+    ] = None,
     strip: Annotated[Path | None, typer.Option(help="Also save the way from noise to sample as this PNG.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes no sample.")] = 64,
 ) -> None:
@@ -153,10 +157,12 @@ def sample(
             sampler=sampler,
             guidance=guidance,
             where=conditions,
+            prompt=prompt,
             seed=seed,
             batch=batch,
             progress=progress,
         )
+    print("".join(f"{line}\n" for line in samples.lines()), end="")
     print(f"{samples.save(out)}: {n} samples, {samples.recipe['evaluations']} network evaluations each")
     if strip is not None:
         with writing(strip):
@@ -175,9 +181,7 @@ def evaluate(
 
     loaded = api.load(run)
     judgement = loaded.evaluate(n=n, seed=seed, watch=lambda line: print(line, file=sys.stderr))
-    for row in judgement.rows:
-        print(f"{row.name:24} Fréchet {row.frechet:9.3g}   kernel {row.kernel:9.3g} ± {row.kernel_error:.2g}")
-    print("\n".join(judgement.sentences))
+    print("\n".join([*judgement.table(), *judgement.sentences]))
     print(loaded.folder.report)
 
 

@@ -51,7 +51,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TokensConfig:
-    """A transformer over `vocab` symbols, for masked diffusion."""
+    """A transformer over `vocab` symbols, for masked diffusion; `padding` is the one that only itself comes after."""
 
     kind: Literal["tokens"] = "tokens"
     vocab: Count = 256
@@ -60,6 +60,7 @@ class TokensConfig:
     heads: Count = 4
     emb: Count = 256
     timed: bool = False
+    padding: Annotated[int, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -150,10 +151,11 @@ class SampleConfig:
     Guidance (1 means off) pushes away from a `reference` where log-SNR lies between guidance_low and guidance_high:
     "weak" is the model's own early average (autoguidance, Karras et al. 2024), "null" the model without its condition.
     `searched` are grids found for this model and the multistep sampler (`gridsearch.py`), at most one for a number of
-    steps; they go before the formula named by `grid`.
+    steps; they go before the formula named by `grid`.  `nucleus` and `temperature` (1 means off) are of the sampler
+    "unmask", for tokens (`unmask.py`).
     """
 
-    sampler: Literal["ddim", "ancestral", "heun", "multistep"] = "multistep"
+    sampler: Literal["ddim", "ancestral", "heun", "multistep", "unmask"] = "multistep"
     steps: Count = 12
     grid: Literal["linear", "logsnr", "karras"] = "linear"
     shift: Positive = 2.0
@@ -162,6 +164,8 @@ class SampleConfig:
     reference: Literal["weak", "null"] = "null"
     guidance_low: Finite = -6.0
     guidance_high: Finite = 4.0
+    nucleus: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Positive = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -32,7 +32,18 @@ from fromnoise.folder import RunFolder
 from fromnoise.generate import configure, generate
 from fromnoise.gridsearch import BATCH
 from fromnoise.memory import Peak, peak
-from fromnoise.prepare import Choice, Prepared, Source, asked_precision, choose, make_ready, make_session, open_as
+from fromnoise.prepare import (
+    Choice,
+    Given,
+    Prepared,
+    Source,
+    asked_precision,
+    choose,
+    in_one,
+    make_ready,
+    make_session,
+    open_as,
+)
 from fromnoise.recipes import training_flops
 from fromnoise.release import load_release
 from fromnoise.runtime import Runtime
@@ -143,7 +154,7 @@ class Calibration:
 
 
 def plan(
-    data: Source,
+    data: Given,
     *,
     budget: str | float | None = None,
     steps: int | None = None,
@@ -164,7 +175,7 @@ def plan(
     say = watch or (lambda event: None)
     seconds = parse_budget(DEFAULT_BUDGET) if budget is None and steps is None else seconds_of(budget, steps)
     layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
-    dataset, decoding = _open(data, layout, lambda done, total: say(Reading(done=done, total=total)))
+    dataset, decoding = _open(in_one(data), layout, lambda done, total: say(Reading(done=done, total=total)))
     # After decoding, whose memory a run does not take that finds the data in the cache.
     runtime = make_ready(asked_precision(settings))
     chosen = choose(dataset, runtime, settings, budget=seconds, steps=steps, seed=seed)

@@ -9,22 +9,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fromnoise.build import build_grid, build_guidance, build_stepper
-from fromnoise.codec import Codec
+from fromnoise.codec import Codec, TextCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, last, sample
 from fromnoise.sheet import save_sheet, sheet
+from fromnoise.template import filling
 from fromnoise.types import FromNoiseError
 
-ARRAYS = (".npz", ".npy", ".zip")
+SAMPLERS = get_args(get_type_hints(SampleConfig)["sampler"])
+FILES = (".npz", ".npy", ".zip", ".txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +53,18 @@ class Samples:
         """(n, h, w, 3) uint8, for sheets."""
         return self.codec.preview(self.samples)
 
+    def lines(self, most: int = 8) -> list[str]:
+        """The first samples for a terminal, where they are texts."""
+        return self.samples[:most].tolist() if isinstance(self.codec, TextCodec) else []
+
+    @property
+    def array(self) -> np.ndarray:
+        """`samples` in a dtype that array files hold: of strings the widest that is needed."""
+        return np.array(self.samples.tolist()) if self.samples.dtype.kind == "T" else self.samples
+
     def save(self, path: str | Path) -> Path:
-        """Writes to a folder (one file a sample and `sheet.png`), a `.zip` of the same, a `.npz` or a `.npy`.
+        """Writes to a folder (one file a sample and `sheet.png`), a `.zip` of the same, a `.npz` or a `.npy`; texts
+        also to a `.txt`, with the recipe in a `.json` beside it.
 
         Nothing is overwritten: raises FromNoiseError where `path` exists, unless it is an empty folder.
         """
@@ -59,9 +72,11 @@ class Samples:
         check_free(path)
         try:
             if path.suffix == ".npy":
-                np.save(path, self.samples)
+                np.save(path, self.array)
             elif path.suffix == ".npz":
                 self._save_npz(path)
+            elif path.suffix == ".txt":
+                self._save_lines(path)
             elif path.suffix == ".zip":
                 with TemporaryDirectory() as folder, zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
                     self._save_files(Path(folder))
@@ -75,9 +90,19 @@ class Samples:
         return path
 
     def _save_npz(self, path: Path) -> None:
-        arrays = {"samples": self.samples, "index": self.index, "seed": np.array(self.seed)}
+        arrays = {"samples": self.array, "index": self.index, "seed": np.array(self.seed)}
         arrays |= {f"cond_{name}": np.array(["" if v is None else v for v in vs]) for name, vs in self.cond.items()}
         np.savez_compressed(path, allow_pickle=False, recipe=np.array(json.dumps(self.recipe)), **arrays)
+
+    def _save_lines(self, path: Path) -> None:
+        """A sample a line, or with blank lines between them where one has several."""
+        if not isinstance(self.codec, TextCodec):
+            raise FromNoiseError(f"{path.name} would be a text, and these samples are none: name a folder or a .zip.")
+        texts = self.samples.tolist()
+        between = "\n\n" if any(len(text.splitlines()) > 1 for text in texts) else "\n"
+        path.write_text(between.join(texts) + "\n", encoding="utf-8")
+        recipe = self.recipe | {"first": int(self.index[0]), "samples": len(self), "cond": self.cond}
+        path.with_suffix(".json").write_text(json.dumps(recipe, ensure_ascii=True), encoding="utf-8")
 
     def _save_files(self, folder: Path) -> None:
         for k, one in enumerate(self.samples):
@@ -88,8 +113,10 @@ class Samples:
 def check_free(path: Path) -> None:
     """Raises FromNoiseError if writing samples to `path` would touch something of the user's, or cannot work."""
     try:
-        if path.suffix in ARRAYS and path.exists():
-            raise FromNoiseError(f"{path} exists already: choose another --out.")
+        beside = [path.with_suffix(".json")] if path.suffix == ".txt" else []
+        for file in [path, *beside] if path.suffix in FILES else []:
+            if file.exists():
+                raise FromNoiseError(f"{file} exists already: choose another --out.")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FromNoiseError(f"{path} exists and is not an empty folder: choose another --out.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +128,11 @@ def configure(
     release: Release, *, steps: int | None = None, sampler: str | None = None, guidance: float | None = None
 ) -> SampleConfig:
     """The release's own way to sample, with what the caller changes.  Raises FromNoiseError for an unknown sampler."""
-    known = {"ddim", "ancestral", "heun", "multistep"}
-    if sampler is not None and sampler not in known:
-        raise FromNoiseError(f"No sampler {sampler!r}: use one of {', '.join(sorted(known))}.")
+    tokens = release.codec.vocab is not None
+    fit = {name for name in SAMPLERS if (name in ("ddim", "unmask") if tokens else name != "unmask")}
+    if sampler is not None and sampler not in fit:
+        what = f"sampler {sampler!r}" if sampler not in SAMPLERS else f"way to sample this model by {sampler}"
+        raise FromNoiseError(f"No {what}: use one of {', '.join(sorted(fit))}.")
     if guidance is not None and not math.isfinite(guidance):
         raise FromNoiseError(f"Guidance is a number such as 2, not {guidance}.")
     if steps is not None and steps < 1:
@@ -112,8 +141,13 @@ def configure(
     return replace(release.config.sample, **{k: v for k, v in given.items() if v is not None})
 
 
-def walk(release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond) -> Iterator[Step]:
-    """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move."""
+def walk(
+    release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond, prompt: str | None = None
+) -> Iterator[Step]:
+    """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move.
+
+    `prompt` is a text with gaps to be filled (`template.py`).  Raises FromNoiseError where the model is not of text.
+    """
     if release.config.model.flow_map and (config.sampler != "ddim" or config.guidance != 1):
         raise FromNoiseError(
             "A few-step student jumps by ddim alone, with its teacher's guidance learned: leave out the sampler and "
@@ -128,6 +162,10 @@ def walk(release: Release, config: SampleConfig, indices: range, seed: int, cond
     times = build_grid(config, release.denoiser.start)(config.steps)
     shape = (len(indices), *release.codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
+    if prompt is not None:
+        if not isinstance(release.codec, TextCodec):
+            raise FromNoiseError("A prompt is for models of text, and this one is not: leave --prompt out.")
+        denoise, x = filling(denoise, prompt, release.codec, Rng.of(seed, indices, "prompt"), device)
     if x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
     rng = Rng.of(seed, indices, "steps")
@@ -142,6 +180,7 @@ def generate(
     *,
     seed: int = 0,
     where: Mapping[str, str | float] | None = None,
+    prompt: str | None = None,
     batch: int = 64,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -154,7 +193,7 @@ def generate(
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         conds.append(release.conditions(where or {}, seed, indices))
-        step = last(walk(release, config, indices, seed, conds[-1]))
+        step = last(walk(release, config, indices, seed, conds[-1], prompt))
         evaluations = step.evaluations
         if not bool(step.x.isfinite().all()):
             raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
@@ -173,6 +212,7 @@ def generate(
             "seed": seed,
             "evaluations": evaluations,
             "where": dict(where or {}),
+            **({} if prompt is None else {"prompt": prompt}),
             # Of the grids found for the model the one that was walked; the formula's settings say the rest.
             **asdict(replace(config, searched=tuple(g for g in config.searched if len(g) == config.steps + 1))),
         },
@@ -188,12 +228,11 @@ def trajectory(
     times = build_grid(config, release.denoiser.start)(config.steps)
     prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
 
-    def pictures(x: Tensor) -> np.ndarray:
-        return release.codec.preview(release.codec.decode(_on_cpu(x)))
-
-    states = np.stack([pictures(prior), *(pictures(s.x) for s in steps)], axis=1)
-    guesses = np.stack([pictures(s.post.point()) for s in steps if s.post is not None], axis=1)
-    return states, guesses
+    seen = [prior, *(s.x for s in steps), *(s.post.point() for s in steps if s.post is not None)]
+    # All at once, so that pages of text are of one height.
+    shown = release.codec.preview(np.concatenate([release.codec.decode(_on_cpu(x)) for x in seen]))
+    shown = shown.reshape(len(seen), n, *shown.shape[1:]).swapaxes(0, 1)
+    return shown[:, : len(steps) + 1], shown[:, len(steps) + 1 :]
 
 
 def _on_cpu(x: Tensor) -> Tensor:

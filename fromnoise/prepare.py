@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fromnoise.build import build_denoiser, build_objective
+from fromnoise.codec.text import STRINGS
 from fromnoise.config import Config, from_json, override, to_json
 from fromnoise.data import Dataset, open_dataset
 from fromnoise.data.groups import of_data, with_groups
@@ -33,6 +34,7 @@ from fromnoise.trainer import Trainer
 from fromnoise.version import __version__
 
 Source = str | Path | np.ndarray
+Given = Source | list[str]
 SPLITS = ("train", "val", "test")
 
 
@@ -89,6 +91,11 @@ def choose(
     facts = measure(dataset)
     config, speed = recipe(facts, runtime, budget=budget, steps=steps, seed=seed)
     return Choice(config=override(config, settings), facts=facts, speed=speed)
+
+
+def in_one(data: Given) -> Source:
+    """A list of strings as an array of them, anything else as it is."""
+    return np.array(data, dtype=STRINGS) if isinstance(data, list) else data
 
 
 def reopen(

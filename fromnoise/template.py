@@ -20,6 +20,7 @@ from torch import Tensor
 from fromnoise.codec.text import TextCodec
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
+from fromnoise.observe import Pinned
 from fromnoise.posterior import Logits
 from fromnoise.rng import Rng
 from fromnoise.types import Data, FromNoiseError, Time
@@ -126,3 +127,10 @@ class Inside:
         logits = post.logits.clone()
         logits[..., self.padding] = logits[..., self.padding].masked_fill(self.inside, -torch.inf)
         return Logits(logits)
+
+
+def filling(denoise: Denoiser, text: str, codec: TextCodec, rng: Rng, device: torch.device) -> tuple[Denoiser, Data]:
+    """(denoiser, x at t = 1) that fill the gaps of `text`, of lengths as in the training data.  Raises as `fill_in`."""
+    y, mask, inside = (part.to(device) for part in fill_in(text, codec, codec.lengths, rng))
+    known = Pinned(Inside(denoise, inside, codec.padding), y, mask)
+    return known, torch.where(mask, y, codec.vocab)

@@ -405,7 +405,7 @@ def test_many_links_are_counted_and_three_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "said"),
-    [({}, "holds no files"), ({"a.txt": b"x", "b.md": b"y"}, "no usable image"), ({"a.png": b"x"}, "no usable image")],
+    [({}, "holds no files"), ({"a.mp4": b"x", "b.doc": b"y"}, "no usable image"), ({"a.png": b"x"}, "no usable image")],
 )
 def test_nothing_usable_is_one_sentence_with_a_remedy(files, said, tmp_path):
     with pytest.raises(FromNoiseError, match=said) as caught:

@@ -29,7 +29,7 @@ LINES = (
     "runtime memory optim ema checkpoint trainer",
     "release folder generate gridsearch session",
     "edit",
-    "evaluate explain report appraise fewsteps",
+    "evaluate explain report appraise proofread fewsteps",
     "recipes prepare distill api forecast",
     "serve export display cli",
     "__init__ __main__",

@@ -43,8 +43,8 @@ class GeneCodec:
     def store_many(self, raws: np.ndarray) -> np.ndarray:
         return raws
 
-    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> GeneCodec:
-        return self
+    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> tuple[GeneCodec, list[str]]:
+        return self, []
 
     def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Data:
         return torch.from_numpy(np.searchsorted(np.frombuffer(LETTERS, np.uint8), np.asarray(stored)))

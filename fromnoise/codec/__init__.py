@@ -6,14 +6,26 @@ from collections.abc import Mapping
 
 from fromnoise.codec.codec import Codec
 from fromnoise.codec.image import ImageCodec
-from fromnoise.codec.medium import Header, Medium, Size
+from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
 from fromnoise.errors import FromNoiseError
 
-CODECS = {"image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
+CODECS: dict[str, type[Codec]] = {"image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
 
-__all__ = ["CODECS", "Codec", "Header", "ImageCodec", "Medium", "Size", "SoundCodec", "TextCodec", "codec_from_json"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "Gathered",
+    "Gathering",
+    "Header",
+    "ImageCodec",
+    "Medium",
+    "Size",
+    "SoundCodec",
+    "TextCodec",
+    "codec_from_json",
+]
 
 
 def codec_from_json(data: Mapping[str, object]) -> Codec:

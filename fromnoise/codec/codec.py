@@ -49,8 +49,12 @@ class Codec(Protocol):
         """`store` of several raw examples of one shape."""
         ...
 
-    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> Codec:
-        """The codec for data whose stored values lie between two numbers, of which `some` are stored examples."""
+    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> tuple[Codec, Sequence[str]]:
+        """The codec for data whose stored values lie between two numbers, and the sentences that say what was decided.
+
+        `some` are stored training examples in random order: those of one shape at most 256, ragged ones as many as fit
+        into 64 MB.
+        """
         ...
 
     def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Data:

@@ -53,7 +53,9 @@ class ImageCodec:
         low, high = _limits(dtype)
         return ImageCodec(height=height, width=width, channels=channels, alpha=alpha, dtype=dtype, low=low, high=high)
 
-    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> ImageCodec:
+    def fitted(
+        self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()
+    ) -> tuple[ImageCodec, Sequence[str]]:
         """The same with a range that fits data between `smallest` and `largest`.
 
         Integers keep the dtype's whole range where the data reaches into its upper half, or has alpha; otherwise, as
@@ -61,10 +63,12 @@ class ImageCodec:
         """
         low, high = _limits(self.dtype)
         if self.alpha or smallest == largest:
-            return dataclasses.replace(self, low=min(low, smallest), high=max(high, largest))
-        if np.dtype(self.dtype).kind == "f":
-            return dataclasses.replace(self, low=smallest, high=largest)
-        return dataclasses.replace(self, low=min(low, smallest), high=high if largest > high / 2 else largest)
+            low, high = min(low, smallest), max(high, largest)
+        elif np.dtype(self.dtype).kind == "f":
+            low, high = smallest, largest
+        else:
+            low, high = min(low, smallest), high if largest > high / 2 else largest
+        return dataclasses.replace(self, low=low, high=high), ()
 
     @property
     def shape(self) -> Shape:

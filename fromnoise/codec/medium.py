@@ -7,6 +7,8 @@ which network it is given and how that is trained, is its recipe (`recipes.py`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -101,4 +103,33 @@ class Medium(Protocol[H, C]):
 
     def remarks(self, header: H, codec: C, headers: Counter[H]) -> list[str]:
         """What is odd about such an example, as the end of a sentence that begins with "3 files "."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gathered:
+    """n examples out of some files, held in memory: `raws` (n, …) as `codec.store_many` takes them, and of each its
+    header, the file that it is from ("" for none) and its own name.
+
+    `broken` are files that give none, with the reason; `notes` the decisions taken, as sentences.
+    """
+
+    raws: np.ndarray
+    headers: tuple[Header, ...]
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+    broken: Mapping[str, str]
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """What a `Medium` has besides where a file may hold many examples, or an array of strings some."""
+
+    def gather(self, files: Mapping[str, bytes]) -> Gathered:
+        """The examples of all files of a set.  Raises Unreadable where they are not enough, with why and a remedy."""
+        ...
+
+    def gather_rows(self, rows: np.ndarray) -> Gathered:
+        """The examples of strings (n,) in memory.  Raises likewise."""
         ...

@@ -35,6 +35,7 @@ from fromnoise.types import Shape
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
 UNIT = 0.5  # the standard deviation that `fitted` gives x0, as that of pictures is
 _TINY = 1e-30
+_FITTED = 256  # clips that gains are found from
 _INAUDIBLE = 10 ** (-55 / 20)  # of the peak: the end of a sample from where it stays below is cut off
 _QUIETEST = 1e-4  # -80 dB of full scale: a preview's black
 _BANDS = 64
@@ -98,20 +99,22 @@ class SoundCodec:
         assert raws.ndim == 3 and raws.shape[2] == self.channels, raws.shape
         return raws.astype(np.float32)
 
-    def fitted(self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()) -> SoundCodec:
-        """The same with the gains that give the x0 of `some` clips the standard deviation `UNIT`.
+    def fitted(
+        self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()
+    ) -> tuple[SoundCodec, Sequence[str]]:
+        """The same with the gains that give the x0 of the first clips of `some` the standard deviation `UNIT`.
 
         Those of rows go with the inverse root of their own deviations, halfway to making all rows alike.
         """
         energy = torch.zeros(self.bins, dtype=torch.float64)
-        plain = dataclasses.replace(self, gains=())
+        plain, some = dataclasses.replace(self, gains=()), some[:_FITTED]
         for clip in some:
             energy += plain.encode([clip]).double().square().mean((0, 1, 3)) / len(some)
         if not float(energy.max()) > 0:
-            return plain
+            return plain, ()
         gains = energy.clamp_min(_QUIETEST_ROW**2 * energy.max()) ** -0.25
         gains *= UNIT / (gains.square() * energy).mean().sqrt()
-        return dataclasses.replace(self, gains=tuple(float(f"{gain:.4g}") for gain in gains))
+        return dataclasses.replace(self, gains=tuple(float(f"{gain:.4g}") for gain in gains)), ()
 
     def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Float[Tensor, "b c f t"]:
         """Clips (n_i, channels) -> x0 in float32, of windows drawn by `rng` where the codec's crop is random."""

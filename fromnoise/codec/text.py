@@ -1,8 +1,9 @@
 """Text: raw strings <-> x0 (window,), whole numbers.
 
-A document is its symbols (`vocabulary.py`), and what is left of the window is filled with one more symbol, the padding.
-The padding belongs to the alphabet, so a model learns where texts end, and a length can be asked for by giving it.  A
-document longer than the window is seen through it: at a place drawn anew each time in training, else at its beginning.
+Stored is a document's UTF-8.  In x0 it is its symbols (`vocabulary.py`), and what is left of the window is filled with
+one more symbol, the padding.  It belongs to the alphabet, so a model learns where texts end, and a length can be asked
+for by giving it.  A document longer than the window is seen through it: at a place drawn anew each time in training,
+else at its beginning.
 
 One document a window, and not windows cut from a stream of documents: a sample is then one whole document with an end,
 what a table says of a document (its columns, its split) holds for the window, and held-out bits are those of documents
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fromnoise.codec.page import pages
@@ -29,15 +32,21 @@ from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
 LARGEST_WINDOW = 256
+_LENGTHS = 64  # quantiles of them that are kept
+_MEASURED = 20_000  # texts whose lengths choose the window
 STRINGS = np.dtypes.StringDType()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextCodec:
-    """Texts through windows of `window` symbols."""
+    """Texts through windows of `window` symbols; before the codec is `fitted`, of at most so many.
 
-    vocabulary: Vocabulary
-    window: int
+    lengths  how many symbols training texts have, their quantiles; what gaps of a template are drawn from
+    """
+
+    vocabulary: Vocabulary = field(default_factory=Bytes)
+    window: int = LARGEST_WINDOW
+    lengths: tuple[int, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -45,61 +54,80 @@ class TextCodec:
         return (self.window,)
 
     @property
-    def padding(self) -> int:
-        """The symbol after the end of a text."""
-        return self.vocabulary.size
+    def axes(self) -> tuple[str, ...]:
+        return ("symbols",)
 
     @property
-    def symbols(self) -> int:
-        """How many symbols x0 may have, the padding among them: the `vocab` of process and network."""
+    def ragged(self) -> bool:
+        return True
+
+    @property
+    def vocab(self) -> int:
+        """How many symbols x0 may have, the padding among them."""
         return self.vocabulary.size + 1
 
     @property
-    def stored_dtype(self) -> np.dtype:
-        return np.dtype(np.uint16 if self.symbols <= 1 << 16 else np.uint32)
+    def padding(self) -> int:
+        """The symbol after the end of a text, the last of all."""
+        return self.vocabulary.size
 
     def store(self, raw: np.ndarray | str) -> np.ndarray:
-        """One text, a string or an array () of one -> its symbols (m,), whatever their number."""
-        return np.array(self.vocabulary.encode(str(raw)), dtype=self.stored_dtype)
+        """One text, a string or an array () of one -> its UTF-8 (m,) uint8."""
+        return np.frombuffer(str(raw).encode(), np.uint8)
 
     def store_many(self, raws: np.ndarray) -> np.ndarray:
-        """Texts (n,) -> (n, m), each filled up with padding to the longest."""
-        rows = [self.store(raw) for raw in raws]
-        stored = np.full((len(rows), max(map(len, rows), default=0)), self.padding, self.stored_dtype)
-        for place, row in zip(stored, rows, strict=True):
-            place[: len(row)] = row
+        """Texts (n,) -> (n,) of objects, each as `store` gives it."""
+        stored = np.empty(len(raws), dtype=object)
+        for place, raw in enumerate(raws):
+            stored[place] = self.store(raw)
         return stored
 
-    def encode(self, stored: np.ndarray, rng: Rng | None = None) -> Int[Tensor, "b n"]:
-        """(b, m) as stored -> x0, int64.  Where a text is longer than the window `rng` draws the place of the window,
+    @staticmethod
+    def text(stored: np.ndarray) -> str:
+        """The text that is stored."""
+        return stored.tobytes().decode()
+
+    def fitted(
+        self, smallest: float, largest: float, some: Sequence[np.ndarray] = ()
+    ) -> tuple[TextCodec, Sequence[str]]:
+        """The codec for the texts `some`, by the rules of `fit_text_codec`."""
+        return fit_text_codec([self.text(one) for one in some], most=self.window)
+
+    def encode(self, stored: np.ndarray | Sequence[np.ndarray], rng: Rng | None = None) -> Int[Tensor, "b n"]:
+        """Stored texts -> x0, int64.  Where a text is longer than the window `rng` draws the place of the window,
         one draw an example whether it is needed or not; without it the window is at the beginning."""
-        start = np.zeros(len(stored), dtype=np.int64)
-        if rng is not None:
-            spare = np.maximum((stored != self.padding).sum(1) - self.window, 0)
-            start = (rng.uniform((len(stored),)).numpy() * (spare + 1)).astype(np.int64)
-        places = start[:, None] + np.arange(self.window)
-        inside = places < stored.shape[1]
-        rows = np.take_along_axis(stored, np.where(inside, places, 0), axis=1) if stored.shape[1] else self.padding
-        return torch.from_numpy(np.where(inside, rows, self.padding).astype(np.int64))
+        start = np.zeros(len(stored)) if rng is None else rng.uniform((len(stored),)).double().numpy()
+        x0 = torch.full((len(stored), self.window), self.padding)
+        for out, one, u in zip(x0, stored, start, strict=True):
+            symbols = self.vocabulary.encode(self.text(one))
+            first = int(u * (max(len(symbols) - self.window, 0) + 1))
+            part = torch.tensor(symbols[first : first + self.window], dtype=torch.int64)
+            out[: len(part)] = part
+        return x0
 
     def windows(self, stored: np.ndarray) -> Int[Tensor, "k n"]:
         """One document (m,) cut into windows one after the other, the last of which ends in padding.
 
         What a reader of the windows could put together again: so their likelihoods multiply to one of the document.
         """
-        tokens = stored[stored != self.padding].astype(np.int64)
-        count = len(tokens) // self.window + 1
-        cut = np.full(count * self.window, self.padding, dtype=np.int64)
-        cut[: len(tokens)] = tokens
-        return torch.from_numpy(cut.reshape(count, self.window))
+        symbols = self.vocabulary.encode(self.text(stored))
+        count = len(symbols) // self.window + 1
+        cut = torch.full((count * self.window,), self.padding)
+        cut[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
+        return cut.view(count, self.window)
 
     def decode(self, x0: Int[Tensor, "b n"]) -> np.ndarray:
-        """x0 -> texts (b,), each up to its first padding."""
+        """x0 -> texts (b,), each up to its first padding; symbols that are masked still are written `_`."""
         texts = []
         for row in x0.cpu().tolist():
             end = row.index(self.padding) if self.padding in row else len(row)
-            texts.append(self.vocabulary.decode(row[:end]))
+            parts = [(masked, list(some)) for masked, some in groupby(row[:end], lambda symbol: symbol > self.padding)]
+            texts.append("".join("_" * len(some) if masked else self.vocabulary.decode(some) for masked, some in parts))
         return np.array(texts, dtype=STRINGS)
+
+    def percept(self, x0: Int[Tensor, "b n"]) -> Float[Tensor, "b e n"]:
+        """Symbols as one-hot vectors."""
+        return F.one_hot(x0, self.vocab).movedim(-1, 1).float()
 
     def preview(self, samples: np.ndarray) -> np.ndarray:
         """Decoded texts (n,) as pages (n, h, w, 3) uint8 of one size."""
@@ -113,28 +141,35 @@ class TextCodec:
         return file
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": "text", "window": self.window, "vocabulary": self.vocabulary.to_json()}
+        vocabulary = self.vocabulary.to_json()
+        return {"kind": "text", "window": self.window, "lengths": list(self.lengths), "vocabulary": vocabulary}
 
     @staticmethod
     def from_json(data: Mapping[str, object]) -> TextCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        vocabulary = data.get("vocabulary")
-        if data.get("kind") != "text" or set(data) != {"kind", "window", "vocabulary"}:
+        vocabulary, lengths = data.get("vocabulary"), data.get("lengths")
+        if data.get("kind") != "text" or set(data) != {"kind", "window", "lengths", "vocabulary"}:
             raise FromNoiseError(
                 "This is not the description of a text codec: use the version of fromnoise that wrote it, or a newer."
             )
-        assert isinstance(vocabulary, Mapping)
-        return TextCodec(vocabulary=vocabulary_from_json(vocabulary), window=int(str(data["window"])))
+        assert isinstance(vocabulary, Mapping) and isinstance(lengths, Sequence)
+        window = int(str(data["window"]))
+        return TextCodec(vocabulary=vocabulary_from_json(vocabulary), window=window, lengths=tuple(lengths))
 
 
 def fit_text_codec(
-    texts: Sequence[str], *, vocabulary: str | None = None, size: int | None = None, window: int | None = None
+    texts: Sequence[str],
+    *,
+    vocabulary: str | None = None,
+    size: int | None = None,
+    window: int | None = None,
+    most: int = LARGEST_WINDOW,
 ) -> tuple[TextCodec, list[str]]:
     """The codec for training texts, and what was chosen and why, a sentence each.
 
     vocabulary  "bytes", "characters" or "bpe"; by default what `propose` says
     size        of a BPE
-    window      in symbols; by default the least multiple of 16 that holds 98 % of the texts and an end, at most 256
+    window      in symbols; by default the least multiple of 16 that holds 98 % of the texts and an end, at most `most`
     """
     named, sized, why = propose(texts)
     kind = vocabulary or named
@@ -144,15 +179,16 @@ def fit_text_codec(
         why = f"{vocabulary} as asked"
     made = Bytes() if kind == "bytes" else Characters.of(texts) if kind == "characters" else None
     made = made or Merges.of(texts, size or sized)
-    lengths = np.array([len(made.encode(text)) for text in texts])
+    lengths = np.array([len(made.encode(text)) for text in texts[:_MEASURED]])
     notes = [f"vocabulary: {made.size:,} symbols, {why}."]
     if window is None:
         wanted = -(-(int(np.quantile(lengths, 0.98, method="higher")) + 1) // 16) * 16
-        window = min(wanted, LARGEST_WINDOW)
+        window = min(wanted, most)
     whole = float((lengths < window).mean())
     rest = "" if whole == 1 else "; of the others a part at a time is seen"
     notes.append(f"window: {window} symbols, which hold {whole:.1%} of the texts from beginning to end{rest}.")
-    return TextCodec(vocabulary=made, window=window), notes
+    kept = np.quantile(lengths, (np.arange(_LENGTHS) + 0.5) / _LENGTHS, method="nearest")
+    return TextCodec(vocabulary=made, window=window, lengths=tuple(int(n) for n in kept)), notes
 
 
 def propose(texts: Sequence[str]) -> tuple[str, int, str]:

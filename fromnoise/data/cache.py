@@ -101,8 +101,9 @@ def open_dataset(
     """Opens any source of `scan` (or a listing that exists already) as a data set of one shape.
 
     `size` of images follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width); of
-    sounds it is seconds.  `columns` names the conditions; None takes what `columns.choose` proposes.  `cache_dir`
-    defaults to the user's cache directory.  `progress` is called with (done, in all) while scanning and decoding.
+    sounds it is seconds, of text the most symbols of a window.  `columns` names the conditions; None takes what
+    `columns.choose` proposes.  `cache_dir` defaults to the user's cache directory.  `progress` is called with (done, in
+    all) while scanning and decoding.
     Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
     """
     listing = source
@@ -113,14 +114,15 @@ def open_dataset(
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
     splits, split_note = assign(listing.items.split, listing.items.digest)
+    codec, fitted = codec.fitted(stored.low, stored.high, _some(stored.rows, splits))
     encoded = tuple(columns_.encode(p, listing.items.columns[p.name], splits == TRAIN) for p in chosen)
     return Dataset(
-        codec=codec.fitted(stored.low, stored.high, _some(stored.rows, splits)),
+        codec=codec,
         columns=tuple(e.column for e in encoded),
         fingerprint=_fingerprint(listing),
         listing=listing,
         source=listing.source,
-        notes=(*listing.notes, *how, why, *columns_.lonely(encoded), split_note, *_skip_note(listing)),
+        notes=(*listing.notes, *how, *fitted, why, *columns_.lonely(encoded), split_note, *_skip_note(listing)),
         splits=splits,
         encoded=encoded,
         stored=stored.rows,
@@ -128,9 +130,10 @@ def open_dataset(
 
 
 def _some(rows: np.ndarray | Ragged, splits: np.ndarray) -> Sequence[np.ndarray]:
-    """Stored training examples that a codec is fitted to: up to 256, of 64 MB together."""
-    count = int(np.clip(2**26 // max(1, rows.nbytes // len(rows)), 1, 256))
-    return list(rows[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(splits == TRAIN))[:count])])
+    """Stored training examples that a codec is fitted to, of 64 MB together; up to 256 of those of one shape."""
+    most = len(rows) if isinstance(rows, Ragged) else 256  # the ragged are not copied
+    count = int(np.clip(2**26 // max(1, rows.nbytes // len(rows)), 1, most))
+    return list(rows[np.random.default_rng(0).permutation(np.flatnonzero(splits == TRAIN))[:count]])
 
 
 def _without_broken(listing: Listing, stored: Stored) -> Listing:

@@ -1,8 +1,9 @@
 """Plain text as documents: bytes to strings, and strings to documents, with every choice said.
 
 Text is UTF-8, or UTF-16 that says so by its mark, or Windows-1252 (the superset of Latin-1) where nothing speaks
-against it.  One file is a document a line, several files are one document each; a file whose lines are the broken lines
-of running text, and any document longer than `PASSAGE` characters, is cut between paragraphs into passages.
+against it.  One file is a document a line, several files are one document each, or a line where they have `MANY` lines;
+a file whose lines are the broken lines of running text, and any document longer than `PASSAGE` characters, is cut
+between paragraphs into passages.
 """
 
 from __future__ import annotations
@@ -14,41 +15,42 @@ from typing import Literal
 
 import numpy as np
 
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import Unreadable
 
 PASSAGE = 2000
+MANY = 100  # lines, the median of several files, that make each of them a document
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Texts with the name of each (its file, with the line's number where a line is one) and notes, as sentences."""
+    """Texts with the file of each, its name (that file, with the line's number where a line is one) and notes, as
+    sentences; `broken` are files that are no text, with the reason."""
 
     texts: tuple[str, ...]
+    files: tuple[str, ...]
     names: tuple[str, ...]
     notes: tuple[str, ...]
+    broken: Mapping[str, str]
 
 
 def decode(data: bytes, name: str) -> tuple[str, str | None]:
-    """(the text, what was assumed if anything was).  Raises FromNoiseError where `data` is no text to be trusted."""
+    """(the text, what was assumed if anything was).  Raises Unreadable where `data` is no text to be trusted."""
     mark = next((encoding for start, encoding in _MARKS.items() if data.startswith(start)), None)
     try:
         text, said = data.decode(mark or "utf-8"), None
     except UnicodeDecodeError as error:
         text, said = _decode_latin(data, name, error)
     if found := _CONTROL.search(text):
-        raise FromNoiseError(
-            f"{name} is no plain text (it has the control character {ord(found[0])}): leave it out, or export it as "
-            "text."
-        )
+        raise Unreadable(f"is no plain text (it has the control character {ord(found[0])}): export it as text")
     return text, said
 
 
 def _decode_latin(data: bytes, name: str, error: UnicodeDecodeError) -> tuple[str, str]:
     """Windows-1252, unless some of `data` is UTF-8 beyond ASCII: then it is UTF-8 with a fault, and a guess would spoil
     what is right in it."""
-    broken = FromNoiseError(f"{name} is broken UTF-8 at byte {error.start:,}: save it as UTF-8 again, or leave it out.")
+    broken = Unreadable(f"is broken UTF-8 at byte {error.start:,}: save it as UTF-8 again")
     if any(ord(c) > 127 for c in data.decode(errors="ignore")) or data.startswith(tuple(_MARKS)):
         raise broken
     try:
@@ -64,30 +66,48 @@ def _decode_latin(data: bytes, name: str, error: UnicodeDecodeError) -> tuple[st
 def documents(files: Mapping[str, bytes], *, by: Literal["line", "file"] | None = None) -> Documents:
     """The documents of some files, by the rule above or as asked; empty ones are left out.
 
-    Raises FromNoiseError where a file is no text or all are empty.
+    Raises Unreadable where no file has any text.
     """
-    texts, notes = {}, []
+    texts, broken, notes = {}, {}, []
     for name, data in files.items():
-        texts[name], said = decode(data, name)
+        try:
+            text, said = decode(data, name)
+        except Unreadable as error:
+            broken[name] = str(error)
+            continue
+        if not text.strip():
+            broken[name] = f"{'holds blank lines only' if text else 'is empty'}: give a file with text"
+            continue
+        texts[name] = text.replace("\r\n", "\n")
         notes += [said] if said else []
-    asked = by is not None
-    if by is None:
-        by = "file" if len(texts) > 1 or any(map(wrapped, texts.values())) else "line"
-    found: list[tuple[str, str]] = []
+    if not texts:
+        raise Unreadable(next((f"{name} {why}" for name, why in broken.items()), "there are no files of text"))
+    by, why = (by, "as asked") if by else _proposed(list(texts.values()))
+    found: list[tuple[str, str, str]] = []
     for name, text in texts.items():
+        units = [(name, text)]
         if by == "line":
-            found += [(f"{name}:{i}", line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
-        elif text.strip():
-            pieces = passages(text.replace("\r\n", "\n"))
-            found += [(name if len(pieces) == 1 else f"{name}:{i}", p) for i, p in enumerate(pieces, start=1)]
-    if not found:
-        raise FromNoiseError(f"There is no text in {', '.join(files) or 'no files'}: give files with at least a line.")
-    why = "as asked" if asked else "as there are several files" if len(texts) > 1 else "as there is one file"
-    if not asked and len(texts) == 1 and by == "file":
-        why = "as its lines are broken running text"
+            units = [(f"{name}:{i}", line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        for unit, whole in units:
+            pieces = passages(whole)
+            names = [unit] if len(pieces) == 1 else [f"{unit}:{i}" for i in range(1, len(pieces) + 1)]
+            found += zip([name] * len(pieces), names, pieces, strict=True)
     unit = "line" if by == "line" else "file, long ones in passages"
-    notes.append(f"{len(found):,} documents, one a {unit}, {why}.")
-    return Documents(texts=tuple(text for _, text in found), names=tuple(name for name, _ in found), notes=tuple(notes))
+    count = f"{len(found):,} document{'s' * (len(found) != 1)}"
+    sources, names, parts = zip(*found, strict=True)
+    return Documents(
+        texts=parts, files=sources, names=names, notes=(*notes, f"{count}, one a {unit}, {why}."), broken=broken
+    )
+
+
+def _proposed(texts: Sequence[str]) -> tuple[Literal["line", "file"], str]:
+    """What a document is, and why."""
+    if any(map(wrapped, texts)):
+        return "file", "as lines are broken running text" if len(texts) == 1 else "as there are several files"
+    if len(texts) == 1:
+        return "line", "as there is one file"
+    many = np.median([len(text.splitlines()) for text in texts]) >= MANY
+    return ("line", "as the files have many lines") if many else ("file", "as there are several files")
 
 
 def wrapped(text: str) -> bool:

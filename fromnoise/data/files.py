@@ -15,7 +15,7 @@ from typing import Any
 
 from fromnoise.codec import Medium
 from fromnoise.data import table
-from fromnoise.data.media import IMAGE, MEDIA, formats
+from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
 from fromnoise.data.stack import is_array
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Growing, Texts
@@ -54,14 +54,14 @@ class Kinds:
 def sort(tree: Tree) -> Kinds:
     """The files by kind; a `.txt` beside an example of the same stem is its caption.
 
-    Any other is a note, unless a medium has that ending and there are no other examples.
+    Any other text is a note, unless there are no other examples: then it is what the set is made of.
     """
     found = {name: array("q") for name in MEDIA}
     endings = {ending: name for name, medium in MEDIA.items() for ending in medium.suffixes}
     arrays, tables, texts, skipped = [], [], array("q"), []
     for place, name in enumerate(tree.entries.names):
         ending = suffix(name)
-        if ending == ".txt":
+        if ending in TEXT.suffixes:
             texts.append(place)
         elif ending in endings:
             found[endings[ending]].append(place)
@@ -73,8 +73,11 @@ def sort(tree: Tree) -> Kinds:
             found[told].append(place)
         else:
             skipped.append(Skipped(name=name, reason=told))
-    if ".txt" in endings and not arrays and not any(found.values()):
-        found[endings[".txt"]], texts = texts, array("q")
+    if not arrays and not any(found.values()):
+        notes = {place for place in texts if _is_note(tree.entries.names[place])}
+        chosen = [place for place in texts if place not in notes] or texts
+        found[TEXT.name] = array("q", chosen)
+        texts = array("q", sorted(set(texts) - set(chosen)))
     medium = _majority(found, len(arrays))
     for other, places in found.items():
         why = f"{other}, and most of the set is {medium.name}: train on it by itself"
@@ -88,10 +91,11 @@ def sort(tree: Tree) -> Kinds:
     stems = {_stem(tree.entries.names[place]) for place in examples} if texts else set()
     for place in texts:
         name = tree.entries.names[place]
-        if _stem(name) in stems and tree.entries.sizes[place] <= _CAPTION_LIMIT:
+        if suffix(name) == ".txt" and _stem(name) in stems and tree.entries.sizes[place] <= _CAPTION_LIMIT:
             kinds.captions[_stem(name)] = place
         else:
-            skipped.append(Skipped(name=name, reason="a note: no example of the same name is beside it"))
+            why = "a note, not an example" if _is_note(name) else "a note: no example of the same name is beside it"
+            skipped.append(Skipped(name=name, reason=why))
     return kinds
 
 
@@ -106,10 +110,14 @@ def _stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
+def _is_note(name: str) -> bool:
+    return PurePosixPath(name).name.lower().startswith(_NOTES)
+
+
 def _sniffed(tree: Tree, entry: Entry) -> str:
     """The medium of a file whose ending says nothing, or why it is none."""
     name = PurePosixPath(entry.name).name.lower()
-    if name.startswith(_NOTES) or name.endswith(_NOTE_SUFFIXES):
+    if _is_note(name) or name.endswith(_NOTE_SUFFIXES):
         return "a note, not an example"
     if name.endswith(ZIP_SUFFIXES + TAR_SUFFIXES):
         return "an archive inside the set: unpack it, or give it on its own"

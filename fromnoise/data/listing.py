@@ -179,7 +179,8 @@ def names(
                 assert tree is not None, "an entry lies in a tree"
                 yield tree.entries.names[row]
             else:
-                yield stacks[stack].name if stacks[stack].single else f"{stacks[stack].name}[{row}]"
+                of = stacks[stack]
+                yield of.names[row] if of.names else of.name if of.single else f"{of.name}[{row}]"
 
 
 def counted(items: Items, what: Callable[[Header], T]) -> Counter[T]:

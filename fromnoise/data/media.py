@@ -7,10 +7,11 @@ from typing import Any
 from fromnoise.codec import CODECS, Medium
 from fromnoise.data.image import Images
 from fromnoise.data.sound import Sounds
+from fromnoise.data.writing import Writings
 from fromnoise.errors import FromNoiseError
 
-IMAGE = Images()
-MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds())}
+IMAGE, TEXT = Images(), Writings()
+MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT)}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:

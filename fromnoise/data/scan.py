@@ -11,25 +11,26 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from fromnoise.codec import Medium
+from fromnoise.codec import Gathered, Gathering, Header, Medium
 from fromnoise.data import columns, files, table
 from fromnoise.data.files import Kinds
 from fromnoise.data.index import Index, index_file, load_index, save_index
 from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
-from fromnoise.data.media import IMAGE, formats
+from fromnoise.data.media import IMAGE, TEXT, formats
 from fromnoise.data.names import of_names
 from fromnoise.data.splits import OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack, as_stack, common_stem, open_array, open_npz
 from fromnoise.data.store import default_cache
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Texts
-from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree
+from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree, read
 from fromnoise.errors import FromNoiseError
 
 __all__ = ["BUNDLED", "Listing", "Progress", "Skipped", "scan"]
@@ -46,12 +47,16 @@ def scan(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Listing:
-    """Lists a folder, archive, array file, table, bundled set (`emoji`, `digits`) or array (n, h, w[, c]).
+    """Lists a folder, archive, file, table, bundled set (`emoji`, `digits`), array (n, h, w[, c]) or strings (n,).
 
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
     skipped: list[Skipped] = []
     stacks: list[Stack] = []
+    if isinstance(source, np.ndarray) and source.dtype.kind in "TU":
+        gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
+        stacks.append(_stacked("strings", gathered))
+        return _listing("strings", TEXT, [_many(gathered)], skipped, None, stacks, gathered.notes)
     if isinstance(source, np.ndarray):
         try:
             stacks.append(as_stack(source, "array", channels_first=channels_first))
@@ -70,6 +75,13 @@ def scan(
         kinds = files.sort(tree)
         tables = files.tables(tree, kinds, skipped)
     skipped += [*tree.skipped, *kinds.skipped]
+    medium = kinds.medium
+    if isinstance(medium, Gathering) and len(kinds.examples):
+        gathered = _enough(str(source), lambda: medium.gather(_contents(tree, kinds, skipped)))
+        skipped += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
+        stacks.append(_stacked(str(source), gathered))
+        items = _described(_many(gathered), gathered.files, tables)
+        return _listing(str(source), kinds.medium, [items], skipped, tree, stacks, gathered.notes)
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
     of_rows: dict[str, np.ndarray] = {}
@@ -81,6 +93,43 @@ def scan(
     own = [tree.entries.names[row] for row in found.row]
     parts.append(_described(found, own, tables, files.captions(tree, kinds, own, skipped)))
     return _listing(str(source), kinds.medium, parts, skipped, tree, stacks)
+
+
+def _enough(source: str, gather: Callable[[], Gathered]) -> Gathered:
+    try:
+        return gather()
+    except Unreadable as error:
+        raise FromNoiseError(f"Nothing can be learned from {source}: {error}.") from error
+
+
+def _contents(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> dict[str, bytes]:
+    """The bytes of the examples' files; those that cannot be read go to `skipped`."""
+    found = {}
+    for place in kinds.examples:
+        try:
+            found[tree.entries.names[place]] = read(tree, tree.entries[place])
+        except Unreadable as error:
+            skipped.append(Skipped(name=tree.entries.names[place], reason=str(error)))
+    return found
+
+
+def _stacked(source: str, gathered: Gathered) -> Stack:
+    return Stack(pixels=gathered.raws, name=source, names=gathered.names)
+
+
+def _many(gathered: Gathered) -> Items:
+    """Gathered strings as the rows of stack 0; a file that is called train, valid or test says the split."""
+    n, place = len(gathered.raws), dict[Header, int]()
+    digests = b"".join(blake2b(text.encode(), digest_size=16).digest() for text in gathered.raws.tolist())
+    said = {file: split_of(PurePosixPath(file).stem) for file in set(gathered.files)}
+    return Items(
+        header=np.array([place.setdefault(header, len(place)) for header in gathered.headers], dtype=np.int32),
+        headers=tuple(place),
+        digest=np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2),
+        split=np.array([said[file] for file in gathered.files], dtype=np.int8),
+        stack=np.zeros(n, dtype=np.int32),
+        row=np.arange(n),
+    )
 
 
 def _hashed(
@@ -121,11 +170,18 @@ def _remember(
     )
 
 
-def _described(examples: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]], captions: Texts) -> Items:
-    """The examples with their columns (class and folder, caption, names, tables) and the split that names give them."""
+def _described(
+    examples: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]], captions: Texts | None = None
+) -> Items:
+    """The examples with their columns (class and folder, caption, names, tables) and the split that names give them.
+
+    Without `captions` the examples are texts themselves, which nothing needs to describe.
+    """
     split, found = _folders(names)
-    found["caption"] = captions
-    found |= of_names(names, found["class"], bool(tables) or any(captions.words[1:]))
+    split = np.where(split == OPEN, examples.split, split).astype(np.int8)
+    if captions is not None:
+        found["caption"] = captions
+    found |= of_names(names, found["class"], bool(tables) or captions is None or any(captions.words[1:]))
     for name, table_ in tables:
         row = np.fromiter((table_.rows.get(one, -1) for one in names), np.int64, len(names))
         for column, texts in table_.columns.items():
@@ -216,12 +272,14 @@ def _listing(
     skipped: list[Skipped],
     tree: Tree | None,
     stacks: list[Stack],
+    notes: Sequence[str] = (),
 ) -> Listing:
     items = Items.concat(parts)
     if len(items) == 0:
         raise FromNoiseError(_nothing(source, medium, skipped))
     items, odd = harmonise(items, medium, lambda places: names(items, tree, stacks, places))
-    common, notes = medium.common(counted(items, lambda header: header))
+    common, said = medium.common(counted(items, lambda header: header))
+    notes = [*notes, *said]
     if (items.split > TRAIN).all():
         items = replace(items, split=np.full_like(items.split, OPEN))
         notes.append("every example is named for validation or test: the names are ignored.")

@@ -13,7 +13,7 @@ import re
 import struct
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedIOBase
@@ -37,7 +37,9 @@ _COLOURS = (1, 3, 4)
 class Stack:
     """Examples (n, h, w, c) of one file, with the columns that came beside them, each of n strings.
 
-    `key` is the array's name in a `.npz`, empty elsewhere; `single` says that the file is one image, not a row of many.
+    `key` is the array's name in a `.npz`, empty elsewhere; `single` says that the file is one image, not a row of many;
+    `names` are those of the rows where they have any.  Examples that a medium gathered stand here, too: see
+    `codec/medium.py`.
     """
 
     pixels: np.ndarray
@@ -45,6 +47,7 @@ class Stack:
     key: str = ""
     columns: Mapping[str, Texts] = field(default_factory=dict)
     single: bool = False
+    names: Sequence[str] = ()
 
     @property
     def header(self) -> Header:

@@ -2,6 +2,7 @@
 
 from fromnoise.evaluate.features import Examples, Features, LearnedFeatures, learn_features
 from fromnoise.evaluate.judge import Judgement, judge
+from fromnoise.evaluate.judge_text import TextJudgement
 from fromnoise.evaluate.neighbours import batches, beside, nearest
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Features",
     "Judgement",
     "LearnedFeatures",
+    "TextJudgement",
     "batches",
     "beside",
     "judge",

@@ -76,6 +76,13 @@ class Judgement:
         verdicts = [asdict(c) | {"level": c.level, "verdict": c.verdict} for c in self.copies]
         return asdict(self) | {"copies": verdicts}
 
+    def table(self) -> list[str]:
+        """The distances, a line a row."""
+        return [
+            f"{row.name:24} Fréchet {row.frechet:9.3g}   kernel {row.kernel:9.3g} ± {row.kernel_error:.2g}"
+            for row in self.rows
+        ]
+
     def row(self, role: Role) -> Row:
         return next(r for r in self.rows if r.role == role)
 

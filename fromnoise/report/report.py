@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from fromnoise.evaluate import TextJudgement
 from fromnoise.report.curves import Line, chart, legend
 
 PIXEL_ART = 700  # a sheet narrower than this is enlarged with hard pixels
@@ -30,8 +31,10 @@ def write_report(
     notes: list[str],
     metrics: list[dict],
     judgement: dict | None,
-    sheets: list[tuple[str, Image.Image]],
+    sheets: Sequence[tuple[str, Image.Image]],
     sounds: Sequence[tuple[str, str]] = (),
+    texts: Sequence[str] = (),
+    reading: TextJudgement | None = None,
 ) -> Path:
     """Write the report and return its path.
 
@@ -42,6 +45,8 @@ def write_report(
     judgement   `Judgement.to_json()`, or None where the run has not been judged
     sheets      (caption, picture); the first is shown large at the top
     sounds      (caption, data URI), to be played
+    texts       samples, to be read
+    reading     how good they are, in place of `judgement`
     """
     folder = Path(__file__).parent
     environment = Environment(
@@ -62,7 +67,9 @@ def write_report(
         hero=pictures[:1],
         sheets=pictures[1:],
         sounds=sounds,
-        advice=_advice(metrics, judgement),
+        texts=texts,
+        reading=reading,
+        advice=_advice(metrics, judgement, reading),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -142,9 +149,10 @@ def _ruler(rows: list[dict]) -> list[dict]:
     return [r | {"place": round(100 * (v - low) / span, 2)} for r, v in zip(shown, values, strict=True)]
 
 
-def _advice(metrics: list[dict], judgement: dict | None) -> list[str]:
+def _advice(metrics: list[dict], judgement: dict | None, reading: TextJudgement | None) -> list[str]:
     """What to do next, from what was measured."""
-    return [*_advice_on_training(metrics), *_advice_on_samples(judgement)] or [
+    on_samples = _advice_on_samples(judgement) if reading is None else _advice_on_texts(reading)
+    return [*_advice_on_training(metrics), *on_samples] or [
         "Nothing measured asks for a change. Look at more samples before trusting any number."
     ]
 
@@ -163,6 +171,10 @@ def _advice_on_training(metrics: list[dict]) -> Sequence[str]:
     if last < 0.98 * before:
         return ("The held-out loss was still falling at the end: a longer budget will make better samples.",)
     return ("The held-out loss has levelled off: a larger network or more data will do more than a longer budget.",)
+
+
+def _advice_on_texts(reading: TextJudgement) -> list[str]:
+    return ["Samples repeat what training holds. Compare them with it, and do not publish before."] * reading.copies
 
 
 def _advice_on_samples(judgement: dict | None) -> list[str]:
