@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,11 +85,7 @@ def appraise(
         *neighbour_sheets(train, samples.samples, held),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
-    record = None
-    if judgement is not None:
-        record = {"seed": seed, "samples": count, "model": release.digest, **judgement.to_json()}
-        record = json.loads(json.dumps(record))
-        replace_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
+    record = None if judgement is None else keep_judgement(folder, release, judgement, count, seed)
     with writing(folder.report):
         write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples))
     if judgement is None:
@@ -97,6 +94,15 @@ def appraise(
             f"{len(held)} and {len(train)}; give it more data."
         )
     return judgement
+
+
+def keep_judgement(
+    folder: RunFolder, release: Release, judgement: Judgement | TextJudgement, samples: int, seed: int
+) -> dict[str, Any]:
+    """Writes evaluation.json: the judgement, and of what it is; returns what stands there."""
+    text = json.dumps({"seed": seed, "samples": samples, "model": release.digest, **judgement.to_json()}, indent=2)
+    replace_text(folder.evaluation, text + "\n")
+    return json.loads(text)
 
 
 def measured_on(dataset: Dataset) -> tuple[Subset, Subset]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fromnoise.appraise import write_card
-from fromnoise.checkpoint import replace_text, writing
+from fromnoise.appraise import keep_judgement, write_card
+from fromnoise.checkpoint import writing
 from fromnoise.codec import TextCodec
 from fromnoise.data import Dataset
 from fromnoise.errors import FromNoiseError
@@ -50,8 +49,7 @@ def proofread(
     if enough:
         train = list(some(dataset, "train", characters=MOST_TRAINING))
         found = judge_text(release.denoiser, codec, samples, train, held)
-        record = {"seed": seed, "samples": count, "model": release.digest, **found.to_json()}
-        replace_text(folder.evaluation, json.dumps(record, indent=2) + "\n")
+        keep_judgement(folder, release, found, count, seed)
     with writing(folder.report):
         write_card(folder, release, texts=samples[:SHOWN], reading=found)
     if found is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from fromnoise.errors import FromNoiseError
 from fromnoise.rng import Rng
 from fromnoise.types import Data, Shape
 
@@ -88,3 +89,14 @@ class Codec(Protocol):
     def from_json(data: Mapping[str, object]) -> Codec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
         ...
+
+
+def described(data: Mapping[str, object], kind: str, names: Collection[str]) -> dict[str, Any]:
+    """What `to_json` wrote of a codec, without its kind.  Raises FromNoiseError for another kind or version."""
+    if data.get("kind") != kind or set(data) != {*names, "kind"}:
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise FromNoiseError(
+            f"This is not the description of {article} {kind} codec: use the version of fromnoise that wrote it, or a "
+            "newer."
+        )
+    return {name: value for name, value in data.items() if name != "kind"}

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.codec import imagefile
+from fromnoise.codec.codec import described
 from fromnoise.codec.imagefile import read_recipe
-from fromnoise.errors import FromNoiseError
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
@@ -175,13 +175,7 @@ class ImageCodec:
     @staticmethod
     def from_json(data: Mapping[str, object]) -> ImageCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        fields = {field.name for field in dataclasses.fields(ImageCodec)}
-        if data.get("kind") != "image" or set(data) != fields | {"kind"}:
-            raise FromNoiseError(
-                "This is not the description of an image codec: use the version of fromnoise that wrote it, or a newer."
-            )
-        values = {name: value for name, value in data.items() if name != "kind"}
-        return ImageCodec(**values)  # type: ignore[arg-type]
+        return ImageCodec(**described(data, "image", {field.name for field in dataclasses.fields(ImageCodec)}))
 
     @property
     def _span(self) -> float:

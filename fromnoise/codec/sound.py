@@ -19,6 +19,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from fromnoise.codec import audiofile
-from fromnoise.errors import FromNoiseError
+from fromnoise.codec.codec import described
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
@@ -205,19 +206,14 @@ class SoundCodec:
     @staticmethod
     def from_json(data: Mapping[str, object]) -> SoundCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        fields = {field.name for field in dataclasses.fields(SoundCodec)}
-        if data.get("kind") != "sound" or set(data) != fields | {"kind"}:
-            raise FromNoiseError(
-                "This is not the description of a sound codec: use the version of fromnoise that wrote it, or a newer."
-            )
-        values = {name: value for name, value in data.items() if name != "kind"}
-        return SoundCodec(**{**values, "gains": tuple(data["gains"])})  # type: ignore[arg-type]
+        values = described(data, "sound", {field.name for field in dataclasses.fields(SoundCodec)})
+        return SoundCodec(**{**values, "gains": tuple(values["gains"])})
 
-    @property
+    @cached_property
     def _gain(self) -> Float[Tensor, " f"]:
         return torch.tensor(self.gains or (1.0,) * self.bins)
 
-    @property
+    @cached_property
     def bands(self) -> Float[Tensor, "g f"]:
         """Means over bands that are equally wide in mel (O'Shaughnessy 1987), each of one row or more."""
         count = min(_BANDS, self.bins)

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fromnoise.codec.codec import described
 from fromnoise.codec.page import pages
 from fromnoise.codec.vocabulary import Bytes, Characters, Merges, Vocabulary, vocabulary_from_json
 from fromnoise.errors import FromNoiseError
@@ -147,14 +148,9 @@ class TextCodec:
     @staticmethod
     def from_json(data: Mapping[str, object]) -> TextCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        vocabulary, lengths = data.get("vocabulary"), data.get("lengths")
-        if data.get("kind") != "text" or set(data) != {"kind", "window", "lengths", "vocabulary"}:
-            raise FromNoiseError(
-                "This is not the description of a text codec: use the version of fromnoise that wrote it, or a newer."
-            )
-        assert isinstance(vocabulary, Mapping) and isinstance(lengths, Sequence)
-        window = int(str(data["window"]))
-        return TextCodec(vocabulary=vocabulary_from_json(vocabulary), window=window, lengths=tuple(lengths))
+        values = described(data, "text", ("window", "lengths", "vocabulary"))
+        vocabulary = vocabulary_from_json(values["vocabulary"])
+        return TextCodec(vocabulary=vocabulary, window=values["window"], lengths=tuple(values["lengths"]))
 
 
 def fit_text_codec(

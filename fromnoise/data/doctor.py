@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
+from fromnoise.codec import Codec
 from fromnoise.data.columns import Profile, choose
 from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.splits import assign
@@ -18,7 +20,9 @@ _FEW = 200
 
 def diagnose(listing: Listing) -> str:
     """The diagnosis as plain text; after the summary every skipped file stands on a line of its own."""
-    return "\n".join([*_summary(listing), *_remarks(listing), *_proposals(listing), *_skipped(listing)])
+    codec, how = listing.medium.choose(listing.common, listing.headers, None)
+    parts = (_summary(listing), _remarks(listing, codec), _proposals(listing, codec, how), _skipped(listing))
+    return "\n".join(chain.from_iterable(parts))
 
 
 def _summary(listing: Listing) -> Iterator[str]:
@@ -34,8 +38,8 @@ def _summary(listing: Listing) -> Iterator[str]:
         yield "  column        none"
 
 
-def _remarks(listing: Listing) -> Iterator[str]:
-    remarks = [*listing.notes, *_duplicates(listing), *_odd(listing)]
+def _remarks(listing: Listing, codec: Codec) -> Iterator[str]:
+    remarks = [*listing.notes, *_duplicates(listing), *_odd(listing, codec)]
     if len(listing) < _FEW:
         remarks.append(f"{_count(len(listing), 'example')}: a model will mostly remember them; more would help")
     if remarks:
@@ -43,8 +47,7 @@ def _remarks(listing: Listing) -> Iterator[str]:
         yield from (f"  {remark}" for remark in remarks)
 
 
-def _proposals(listing: Listing) -> Iterator[str]:
-    codec, how = listing.medium.choose(listing.common, listing.headers, None)
+def _proposals(listing: Listing, codec: Codec, how: Sequence[str]) -> Iterator[str]:
     yield "proposal"
     yield f"  x0       {' x '.join(map(str, codec.shape))} ({', '.join(codec.axes)})"
     yield from (f"  size     {note}" for note in how)
@@ -76,8 +79,7 @@ def _duplicates(listing: Listing) -> Iterator[str]:
         yield links
 
 
-def _odd(listing: Listing) -> Iterator[str]:
-    codec, _ = listing.medium.choose(listing.common, listing.headers, None)
+def _odd(listing: Listing, codec: Codec) -> Iterator[str]:
     odd: dict[str, list[int]] = defaultdict(list)
     for code, header in enumerate(listing.items.headers):
         for what in listing.medium.remarks(header, codec, listing.headers):

@@ -81,18 +81,18 @@ def scan(
         skipped += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
         stacks.append(_stacked(str(source), gathered))
         items = _described(_many(gathered), gathered.files, tables)
-        return _listing(str(source), kinds.medium, [items], skipped, tree, stacks, gathered.notes)
+        return _listing(str(source), medium, [items], skipped, tree, stacks, gathered.notes)
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
     of_rows: dict[str, np.ndarray] = {}
     hashed = partial(_hashed, known.arrays, of_rows, channels_first, progress)
     alone = os.path.isfile(path) and len(tree.entries) == 1
     parts = _arrays(tree, kinds, stacks, skipped, hashed, channels_first=channels_first, alone=alone)
-    found = look_at_files(tree, kinds.examples, kinds.medium, known, skipped, progress)
-    _remember(file, known, tree, kinds.medium, found, of_rows)
+    found = look_at_files(tree, kinds.examples, medium, known, skipped, progress)
+    _remember(file, known, tree, medium, found, of_rows)
     own = [tree.entries.names[row] for row in found.row]
     parts.append(_described(found, own, tables, files.captions(tree, kinds, own, skipped)))
-    return _listing(str(source), kinds.medium, parts, skipped, tree, stacks)
+    return _listing(str(source), medium, parts, skipped, tree, stacks)
 
 
 def _enough(source: str, gather: Callable[[], Gathered]) -> Gathered:

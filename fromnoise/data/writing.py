@@ -9,14 +9,14 @@ split       files called train, valid or test are that, as are folders; otherwis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from fromnoise.codec.medium import Gathered, Size
 from fromnoise.codec.text import LARGEST_WINDOW, STRINGS, TextCodec
-from fromnoise.data.documents import decode, documents
+from fromnoise.data.documents import Documents, decode, documents
 from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.types import Shape
 
@@ -53,14 +53,14 @@ class Writings:
         return np.array(decode(data, "text")[0], dtype=STRINGS)
 
     def gather(self, files: Mapping[str, bytes]) -> Gathered:
-        found = documents(files)
-        return _gathered(found.texts, found.files, found.names, found.notes, found.broken)
+        return _gathered(documents(files))
 
     def gather_rows(self, rows: np.ndarray) -> Gathered:
         """Strings (n,) that are in memory, of which blank ones are left out."""
-        kept = [(f"text[{i}]", text) for i, text in enumerate(rows.tolist()) if text.strip()]
-        notes = [f"{len(kept):,} documents of {len(rows):,} strings."]
-        return _gathered([text for _, text in kept], [""] * len(kept), [name for name, _ in kept], notes, {})
+        kept = {f"text[{i}]": text for i, text in enumerate(rows.tolist()) if text.strip()}
+        note = f"{len(kept):,} documents of {len(rows):,} strings."
+        texts, names = tuple(kept.values()), tuple(kept)
+        return _gathered(Documents(texts=texts, files=("",) * len(kept), names=names, notes=(note,), broken={}))
 
     def family(self, header: TextHeader) -> str:
         return "texts"
@@ -79,18 +79,16 @@ class Writings:
         return []
 
 
-def _gathered(
-    texts: Sequence[str], files: Sequence[str], names: Sequence[str], notes: Sequence[str], broken: Mapping[str, str]
-) -> Gathered:
+def _gathered(found: Documents) -> Gathered:
     """Raises Unreadable for a single document: nothing could be held out."""
-    if len(texts) < 2:
-        count = "is one document" if texts else "has no text"
+    if len(found.texts) < 2:
+        count = "is one document" if found.texts else "has no text"
         raise Unreadable(f"it {count}: give a file of many lines, each of which is one, or many files")
     return Gathered(
-        raws=np.array(texts, dtype=STRINGS),
-        headers=tuple(TextHeader(characters=len(text)) for text in texts),
-        files=tuple(files),
-        names=tuple(names),
-        notes=tuple(notes),
-        broken=broken,
+        raws=np.array(found.texts, dtype=STRINGS),
+        headers=tuple(TextHeader(characters=len(text)) for text in found.texts),
+        files=found.files,
+        names=found.names,
+        notes=found.notes,
+        broken=found.broken,
     )

@@ -127,9 +127,9 @@ class FlowMap:
         grid = [t * part for part in Linear()(REFERENCE_STEPS)]
         way = list(sample(self.teacher, Multistep(), grid, x_t, cond, Rng([], [], 0)))
         end = x_t
-        for k, step in enumerate(way):
+        for i, step in enumerate(way):
             assert step.post is not None
-            end = torch.where((step.t >= self.last) | (k == 0), step.post.point(), end)
+            end = torch.where((step.t >= self.last) | (i == 0), step.post.point(), end)
         return way[REFERENCE_STEPS // 2 - 1].x, end
 
 
