@@ -18,6 +18,7 @@ from fromnoise.nets import Conditioner, TokenTransformer, Transformer, UNet
 from fromnoise.objectives import (
     FlowMap,
     MaskedCrossEntropy,
+    Matching,
     Objective,
     Regression,
     TargetWeight,
@@ -103,10 +104,13 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_flow_map(config: Config, teacher: Denoiser, start: float) -> FlowMap:
-    """What a student of `teacher`, which can be asked from time `start` on, is trained by."""
+def build_distillation(config: Config, teacher: Denoiser, companion: Denoiser | None, start: float) -> Objective:
+    """What a student of `teacher`, which can be asked from time `start` on, is trained by.
+
+    Without a companion it is the flow map's loss alone.
+    """
     flow = config.flow
-    return FlowMap(
+    flow_map = FlowMap(
         teacher=teacher,
         density=LogitNormal(mean=flow.t_mean, std=flow.t_std),
         start=start,
@@ -119,6 +123,9 @@ def build_flow_map(config: Config, teacher: Denoiser, start: float) -> FlowMap:
         power=flow.power,
         from_data=flow.from_data,
     )
+    if companion is None:
+        return flow_map
+    return Matching(flow=flow_map, companion=companion, begin=flow.match_from, flow_share=flow.match_flow)
 
 
 def build_stepper(config: SampleConfig) -> Stepper:

@@ -59,6 +59,9 @@ class Cond:
     def __getitem__(self, part: slice) -> Cond:
         return self._map(lambda x: x[part], len(range(*part.indices(self.batch))))
 
+    def rows(self, mask: Bool[Tensor, " b"]) -> Cond:
+        return self._map(lambda x: x[mask], int(mask.sum()))
+
     def null(self) -> Cond:
         """The same columns with nothing present: the reference of classifier-free guidance."""
         return Cond(self.values, {k: torch.zeros_like(p) for k, p in self.present.items()}, self.batch)

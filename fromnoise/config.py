@@ -94,7 +94,11 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FlowConfig:
-    """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times."""
+    """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times.
+
+    From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`); the
+    flow then weighs `match_flow`.  1: never.
+    """
 
     t_mean: Finite = 0.0
     t_std: Positive = 1.6
@@ -106,11 +110,16 @@ class FlowConfig:
     k_last: Annotated[float, Field(gt=0, le=1)] = 0.05
     power: Annotated[float, Field(ge=0, le=1)] = 0.75
     from_data: bool = False
+    match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
+    match_flow: Annotated[float, Field(ge=0)] = 0.025
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
-    """`batch` is global, over all ranks; `micro` splits it where memory asks for it."""
+    """`batch` is global, over all ranks; `micro` splits it where memory asks for it.
+
+    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, at `drop_at`, to `drop_to` of themselves.
+    """
 
     batch: Count = 32
     micro: Count | None = None
@@ -119,6 +128,8 @@ class OptimConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay_from: Fraction = 0.6
+    drop_at: Annotated[float, Field(ge=0, le=1)] = 1.0
+    drop_to: Annotated[float, Field(gt=0, le=1)] = 1.0
     clip: Positive = 1.0
 
 
@@ -126,9 +137,10 @@ class OptimConfig:
 class RunConfig:
     """How long, and how closely watched.  Exactly one of `steps` and `budget` (seconds) is set.
 
-    The release is chosen among `held_evaluations` moments spread evenly over the run's progress, never by the clock,
-    so that a run in steps is reproducible; saving and previews, which change nothing, are in seconds.  `grid_priors`
-    are the samples by which grids of sampling are searched at the end, 0 for none.
+    The release is chosen among `held_evaluations` moments spread evenly over the run's progress, or is the last of
+    them, as `keep` says; never by the clock, so that a run in steps is reproducible.  Saving and previews, which change
+    nothing, are in seconds.  `grid_priors` are the samples by which grids of sampling are searched at the end, 0 for
+    none.
     """
 
     steps: Count | None = None
@@ -137,6 +149,7 @@ class RunConfig:
     precision: Literal["float32", "bfloat16"] | None = None
     ema: Annotated[float, Field(gt=0, le=0.14)] = 0.05
     held_evaluations: Count = 16
+    keep: Literal["best", "last"] = "best"
     held_examples: Count = 64
     grid_priors: Annotated[int, Field(ge=0)] = 16
     save_every: Positive = 60.0

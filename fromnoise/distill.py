@@ -6,12 +6,13 @@ run is: checkpoints, metrics, best, previews, resume, rollback and budget are th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-from fromnoise.build import build_flow_map, build_guidance
+from fromnoise.build import build_distillation, build_guidance
 from fromnoise.config import Config, SampleConfig, override, to_json
 from fromnoise.data import Dataset
 from fromnoise.errors import FromNoiseError
@@ -23,6 +24,7 @@ from fromnoise.session import Session
 
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 1 / 3
+GENTLEST = 1 / 4  # of those while samples are matched: at the full rate the companion loses sight of them
 
 
 def student_folder(folder: RunFolder) -> RunFolder:
@@ -54,6 +56,12 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
         run=run,
         sample=SampleConfig(sampler="ddim", steps=4, grid="linear", shift=1.0),
     )
+    begin = override(student, settings).flow.match_from
+    if begin < 1:
+        # Samples that are likelier to the teacher need not lie where it goes from the same noise, which is all that
+        # the held-out loss can see.
+        optim = replace(optim, drop_at=begin, drop_to=GENTLEST, decay_from=(1 + begin) / 2)
+        student = replace(student, optim=optim, run=replace(run, keep="last"))
     return override(student, settings)
 
 
@@ -101,10 +109,12 @@ def reopen_student(folder: RunFolder, teacher: Release, source: Source, settings
 
 def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Session:
     """The student's session: as for any run, but for its first weights and what it is trained by."""
-    session, runtime = make_session(prepared, begun), prepared.runtime
-    teacher = load_release(folder.model, partial(autocast, runtime))
+    runtime, config = prepared.runtime, prepared.config
+    teacher = load_release(folder.model, partial(autocast, runtime)).to(runtime.device)
+    matched = config.flow.match_from < 1
+    companion = copy.deepcopy(teacher.denoiser).train().requires_grad_(True) if matched else None
+    guided = build_guidance(teacher.config.sample, teacher.denoiser, teacher.weak)
+    objective = build_distillation(config, guided, companion, teacher.denoiser.start)
+    session = make_session(prepared, begun, objective, companion)
     session.trainer.denoiser.load_state_dict(teacher.denoiser.state_dict())
-    frozen = teacher.to(runtime.device).denoiser
-    guided = build_guidance(teacher.config.sample, frozen, teacher.weak)
-    session.trainer.objective = build_flow_map(prepared.config, guided, frozen.start)
     return session

@@ -23,9 +23,11 @@ from fromnoise.data import Dataset, open_dataset
 from fromnoise.data.groups import of_data, with_groups
 from fromnoise.data.listing import Listing
 from fromnoise.data.scan import BUNDLED, scan
+from fromnoise.denoise import ModelDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder, default_folder
 from fromnoise.memory import give_back, peak, reset_peak
+from fromnoise.objectives import Objective
 from fromnoise.recipes import Facts, reasons, recipe
 from fromnoise.release import MAX_ROWS
 from fromnoise.runtime import Runtime, autocast, detect, from_main, reuse_memory
@@ -151,19 +153,25 @@ def going_on(data: Source, folder: RunFolder) -> str:
     return f"fromnoise train {name} --out {shlex.quote(str(folder.path))} --resume"
 
 
-def make_session(prepared: Prepared, begun: float) -> Session:
-    """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from."""
+def make_session(
+    prepared: Prepared, begun: float, objective: Objective | None = None, companion: ModelDenoiser | None = None
+) -> Session:
+    """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from.
+
+    The objective is that of the settings, unless it is given, with the companion that it trains along.
+    """
     config, dataset, runtime = prepared.config, prepared.dataset, prepared.runtime
     shape = dataset.codec.shape
     denoiser = build_denoiser(config, dataset.columns, shape[0], len(shape) - 1, partial(autocast, runtime))
     trainer = Trainer(
         config=config,
         denoiser=denoiser.to(runtime.device),
-        objective=build_objective(config),
+        objective=build_objective(config) if objective is None else objective,
         data=dataset,
         indices=dataset.indices("train"),
         runtime=runtime,
         clock=lambda: time.perf_counter() - begun,
+        companion=companion,
     )
     held = dataset.indices("val")
     held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])

@@ -197,8 +197,8 @@ class Session:
         return event
 
     def _offer(self, denoiser: ModelDenoiser, loss: float) -> bool:
-        """Keeps the model if it is the best so far."""
-        if not loss < self.best:
+        """Keeps the model if it is the best so far, or in any case, as the settings say."""
+        if not loss < self.best and self.config.run.keep == "best":
             return False
         self.best = loss
         save_release(self.folder.best, denoiser, self.codec, self.columns, self.rows, self.config, loss)
@@ -250,7 +250,7 @@ class Session:
         # The length of the average is chosen now that the run is over, by the loss on held-out data.
         snapshots = checkpoint.read_snapshots(self.folder.ema)
         twin = self.trainer.average()
-        for sigma in EMA_CHOICES if len(snapshots) > 4 else ():
+        for sigma in EMA_CHOICES if len(snapshots) > 4 and self.config.run.keep == "best" else ():
             twin.load_state_dict(reconstruct(snapshots, sigma))
             self._offer(twin, mean_loss(held_out_loss(twin, self.trainer.objective, self.trainer.data, self.held)))
         if not self.folder.best.exists():

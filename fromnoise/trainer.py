@@ -13,17 +13,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise.checkpoint import part
 from fromnoise.codec.augment import augmented
 from fromnoise.cond import Cond
-from fromnoise.config import Config
+from fromnoise.config import Config, OptimConfig
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import PowerEma
 from fromnoise.nets import hidden_matrices
 from fromnoise.objectives import Objective
-from fromnoise.optim import make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
+from fromnoise.optim import Muonw, make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
 from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime, all_sum, all_sum_gradients, from_main
 from fromnoise.sample import as_time
@@ -84,6 +84,7 @@ class Trainer:
     """A model in training: weights, optimiser state, averages, and its position in the run.
 
     `clock` gives the seconds since this process began the run; the elapsed time of earlier processes is added.
+    A `companion` is a second model that the objective asks and trains along; it is in checkpoints and in no release.
     The caller may set `reserve`, the seconds of the budget that it needs after the last step.
     """
 
@@ -97,17 +98,17 @@ class Trainer:
         indices: np.ndarray,
         runtime: Runtime,
         clock: Callable[[], float],
+        companion: ModelDenoiser | None = None,
     ) -> None:
         self.config, self.denoiser, self.objective, self.data = config, denoiser, objective, data
         self.indices, self.runtime, self.clock = indices, runtime, clock
-        self.optimizer = make_optimizer(
-            denoiser,
-            hidden_matrices(denoiser.net),
-            muon_lr=config.optim.muon_lr,
-            adam_lr=config.optim.adam_lr,
-            weight_decay=config.optim.weight_decay,
-            dtype=runtime.dtype,
-        )
+        self.companion = companion
+        self.trained = nn.ModuleList([denoiser] if companion is None else [denoiser, companion])
+        self.optimizer = optimizer_of(denoiser, config.optim, runtime.dtype)
+        if companion is not None:
+            # It has to keep up with the model, so no drop of rates is meant for it.
+            for group in optimizer_of(companion, config.optim, runtime.dtype, 1 / config.optim.drop_to).param_groups:
+                self.optimizer.add_param_group(group)
         # Two lengths span a space of profiles from which any other is made afterwards.
         self.ema = PowerEma(denoiser, (config.run.ema, 2 * config.run.ema))
         self.position = Position()
@@ -146,9 +147,9 @@ class Trainer:
             (values.sum() / optim.batch).backward()
             total += float(values.detach().double().sum()) / optim.batch
             bad += examples[~torch.isfinite(values.detach()).cpu().numpy()].tolist()
-        all_sum_gradients(self.denoiser.parameters(), self.runtime)
+        all_sum_gradients(self.trained.parameters(), self.runtime)
         loss = float(all_sum(torch.tensor(total, dtype=torch.float32), self.runtime))
-        norm = float(torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), optim.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained.parameters(), optim.clip))
         seconds, updates = self.elapsed(), self.position.updates
         self.position = replace(self.position, step=step + 1, elapsed=seconds)
         if not np.isfinite(norm):
@@ -162,7 +163,7 @@ class Trainer:
             )
         self.consecutive = 0
         rate = schedule(progress, updates, warmup_steps=optim.warmup_steps, decay_from=optim.decay_from)
-        rate *= 0.5**self.position.rollbacks
+        rate *= 0.5**self.position.rollbacks * (optim.drop_to if progress >= optim.drop_at else 1.0)
         set_lr(self.optimizer, rate)
         self.optimizer.step()
         self.ema.update(updates + 1)
@@ -193,6 +194,8 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, not copied."""
         parts = {"model": self.denoiser.state_dict(), "optim": pack_optimizer(self.optimizer), "ema": self.ema.pack()}
+        if self.companion is not None:
+            parts["companion"] = self.companion.state_dict()
         return {f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -201,6 +204,8 @@ class Trainer:
         averages = part(tensors, "ema/")
         try:
             self.denoiser.load_state_dict(part(tensors, "model/"))
+            if self.companion is not None:
+                self.companion.load_state_dict(part(tensors, "companion/"))
         except RuntimeError:
             averages = {}
         if averages.keys() != self.ema.pack().keys():
@@ -212,6 +217,18 @@ class Trainer:
         self.ema.unpack(averages)
         self.position = Position(**position)
         self.consecutive = 0
+
+
+def optimizer_of(model: ModelDenoiser, optim: OptimConfig, dtype: torch.dtype, times: float = 1.0) -> Muonw:
+    """The optimiser of a model as the settings say, with `times` their learning rates."""
+    return make_optimizer(
+        model,
+        hidden_matrices(model.net),
+        muon_lr=times * optim.muon_lr,
+        adam_lr=times * optim.adam_lr,
+        weight_decay=optim.weight_decay,
+        dtype=dtype,
+    )
 
 
 @torch.no_grad()

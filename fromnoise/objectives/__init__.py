@@ -3,12 +3,14 @@
 from fromnoise.objectives.flowmap import FlowMap
 from fromnoise.objectives.loss import Loss, Objective
 from fromnoise.objectives.masked import MaskedCrossEntropy
+from fromnoise.objectives.matching import Matching
 from fromnoise.objectives.regression import Regression, TargetWeight, UniformWeight, VelocityWeight
 
 __all__ = [
     "FlowMap",
     "Loss",
     "MaskedCrossEntropy",
+    "Matching",
     "Objective",
     "Regression",
     "TargetWeight",

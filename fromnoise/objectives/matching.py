@@ -1,0 +1,97 @@
+"""Distribution matching: a student's own samples are moved to where the teacher finds them likelier than they are.
+
+Whatever a student of few steps makes has a law of its own.  Noised to x_t, that law's score is known to a denoiser that
+has only ever seen the student's samples: the companion, trained along.  With the teacher's score of the data,
+
+    the KL divergence of both laws of x_t falls fastest along   x0_hat(teacher) - x0_hat(companion)                 (1)
+
+(Yin et al. 2024, "One-step diffusion with distribution matching distillation", eq. 7), so each sample x is drawn to
+
+    x + (x0_hat(teacher) - x0_hat(companion)) / mean|x - x0_hat(teacher)|                                          (2)
+
+with the right side held fixed (their eq. 8).  A flow map alone copies where the teacher goes and, having too little
+time, blurs it; what this adds is that the samples must look like the teacher's to the teacher.  The companion learns
+from the very x_t that (2) is measured on, so it costs one pass with gradient and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fromnoise.cond import Cond
+from fromnoise.denoise import Denoiser
+from fromnoise.objectives.flowmap import FlowMap, jump_velocity
+from fromnoise.objectives.loss import Loss
+from fromnoise.process import add_noise
+from fromnoise.rng import Rng
+from fromnoise.sample import as_time
+from fromnoise.types import Data, Time
+
+JUMPS = (1, 2, 1, 4)  # of samples, by their place in the global batch
+LOW, HIGH = 0.05, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
+LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
+SMALL = 1e-3  # at least, the denominator of eq. (2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """A flow map's loss; from part `begin` of the run on, beside it, the squared distance to eq. (2) of own samples.
+
+    companion  a denoiser of its own parameters, trained along by the same optimiser: first the teacher's twin, at last
+               the denoiser of what the student makes
+    flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with
+    """
+
+    flow: FlowMap
+    companion: Denoiser
+    begin: float = 0.5
+    flow_share: float = 0.025
+
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
+        flow = self.flow(denoise, x0, cond, rng, progress)
+        if progress < self.begin:
+            return flow
+        x = self.samples(denoise, x0, cond, rng)
+        t = as_time(LOW + (HIGH - LOW) * rng.stratified(), x0)
+        eps = rng.normal(tuple(x.shape), like=x)
+        pull, follow = self.pull(x, eps, t, cond)
+        heard = float(progress >= self.begin + LEAD)
+        return Loss(heard * pull + follow + self.flow_share * flow.value, t.flatten())
+
+    def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
+        """The flow map's measure: how far from the teacher's ends, which matching gives up for likeness."""
+        return self.flow.at(denoise, x0, cond, t, rng)
+
+    def samples(self, denoise: Denoiser, like: Data, cond: Cond, rng: Rng) -> Data:
+        """What the student makes of noise in JUMPS equal jumps; the gradient is that of the last one alone."""
+        jumps: Int[Tensor, " b"] = torch.tensor([JUMPS[p % len(JUMPS)] for p in rng.positions], device=like.device)
+        x = torch.empty_like(like).copy_(denoise.process.prior(tuple(like.shape), self.flow.start, rng))
+        for done in range(max(JUMPS) - 1):
+            going = jumps > done + 1
+            if bool(going.any()):
+                here, count = x[going], jumps[going]
+                t, s = (as_time(self.flow.start * (1 - n / count), here) for n in (done, done + 1))
+                with torch.no_grad():
+                    x[going] = here - (t - s) * jump_velocity(denoise, here, t, s, cond.rows(going))
+        t = as_time(self.flow.start / jumps, x)
+        return x - t * jump_velocity(denoise, x, t, torch.zeros_like(t), cond)
+
+    def pull(self, x: Data, eps: Data, t: Time, cond: Cond) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Half the mean squared distance of samples x to eq. (2), whose gradient is theirs alone; and the companion's
+        own loss, plain flow matching of them, whose gradient is its alone."""
+        made = x.detach()
+        x_t = add_noise(made, eps, t)
+        theirs = jump_velocity(self.companion, x_t, t, t, cond)
+        with torch.no_grad():
+            v = jump_velocity(self.flow.teacher, x_t, t, t, cond)
+            size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)
+            goal = made + t * (theirs - v) / as_time(size, made)  # eq. (2): x0_hat = x_t - t·v
+        return mean_square(x - goal) / 2, mean_square(theirs - (eps - made))
+
+
+def mean_square(x: Data) -> Float[Tensor, " b"]:
+    return (x**2).flatten(1).mean(1)

@@ -1,0 +1,146 @@
+"""Distribution matching on laws whose scores are known exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fromnoise.cond import Cond
+from fromnoise.density import Uniform
+from fromnoise.objectives import FlowMap, Matching
+from fromnoise.objectives.matching import JUMPS
+from fromnoise.posterior import Mean
+from fromnoise.process import Gaussian
+from fromnoise.rng import Rng
+
+MEAN, STD = 0.7, 0.4  # of the data, N(MEAN, STD²)
+
+
+class OfNormal(nn.Module):
+    """The exact denoiser of N(mean, std²), both of which can be trained; it knows no destination."""
+
+    process = Gaussian()
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64))
+        self.std = nn.Parameter(torch.tensor(std, dtype=torch.float64))
+
+    def forward(self, x_t, t, cond, s=None):
+        known = (1 - t) * self.std**2 / ((1 - t) ** 2 * self.std**2 + t**2)
+        return Mean(self.mean + known * (x_t - (1 - t) * self.mean))
+
+
+class Student(nn.Module):
+    """A flow map whose every jump to 0 lands on mean + std·eps, by noise that it finds in x_t exactly."""
+
+    process = Gaussian()
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64))
+        self.std = nn.Parameter(torch.tensor(std, dtype=torch.float64))
+        self.asked: list[tuple[float, float, int]] = []
+
+    def forward(self, x_t, t, cond, s=None):
+        s = t if s is None else s
+        self.asked += zip(t.flatten().tolist(), s.flatten().tolist(), [len(x_t)] * len(x_t), strict=True)
+        # x_s = (1-s)·x0 + s·eps with x0 = mean + std·eps, so eps = (x_t - (1-t)·mean)/((1-t)·std + t).
+        eps = (x_t - (1 - t) * self.mean) / ((1 - t) * self.std + t)
+        x_s = (1 - s) * (self.mean + self.std * eps) + s * eps
+        moved = torch.where(t > s, (x_t - x_s) / torch.where(t > s, t - s, 1.0), eps - self.mean - self.std * eps)
+        return Mean(x_t - t * moved)
+
+
+def objective(companion, **more) -> Matching:
+    flow = FlowMap(teacher=OfNormal(MEAN, STD), density=Uniform())
+    return Matching(**{"flow": flow, "companion": companion, "begin": 0.0, "flow_share": 0.0, **more})
+
+
+def batch(n: int, seed: int = 0) -> tuple[torch.Tensor, Rng]:
+    return torch.zeros(n, 3, dtype=torch.float64), Rng.of(seed, range(n))
+
+
+@settings(max_examples=20)
+@given(
+    st.floats(-1, 2).filter(lambda mean: abs(mean - MEAN) > 0.1),
+    st.floats(0.2, 0.8).filter(lambda std: abs(std - STD) > 0.05),
+)
+def test_the_pull_is_towards_the_teachers_law(mean, std):
+    """With a companion that knows the student exactly, a wrong mean or a wrong deviation is pulled the right way."""
+    for law, wrong in (((mean, STD), mean - MEAN), ((MEAN, std), std - STD)):
+        student, (x0, rng) = Student(*law), batch(128)
+        objective(OfNormal(*law))(student, x0, Cond.empty(128), rng, 1.0).value.mean().backward()
+        grad = student.mean.grad if law[1] == STD else student.std.grad
+        assert grad is not None and float(grad) * wrong > 0
+
+
+def test_at_the_teachers_law_nothing_pulls():
+    student = Student(MEAN, STD)
+    x0, rng = batch(256)
+    goal = objective(OfNormal(MEAN, STD))
+    x = goal.samples(student, x0, Cond.empty(256), rng)
+    pull, _ = goal.pull(
+        x, rng.normal((256, 3), like=x0), torch.full((256, 1), 0.5, dtype=torch.float64), Cond.empty(256)
+    )
+    assert float(pull.detach().abs().max()) < 1e-20
+
+
+def test_each_of_the_two_is_trained_by_its_own_loss_alone():
+    student, companion = Student(0.2, 0.3), OfNormal(0.4, 0.5)
+    x0, rng = batch(64)
+    goal, cond, t = objective(companion), Cond.empty(64), torch.full((64, 1), 0.5, dtype=torch.float64)
+    x = goal.samples(student, x0, cond, rng)
+    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, cond)
+    everything = [student.mean, student.std, companion.mean, companion.std]
+    pulled = torch.autograd.grad(pull.mean(), everything, allow_unused=True, retain_graph=True)
+    followed = torch.autograd.grad(follow.mean(), everything, allow_unused=True)
+    assert [g is None for g in pulled] == [False, False, True, True]
+    assert [g is None for g in followed] == [True, True, False, False]
+
+
+def test_samples_take_their_own_number_of_jumps_wherever_a_batch_is_cut():
+    student, x0 = Student(0.2, 0.3), torch.zeros(8, 3, dtype=torch.float64)
+    goal = objective(OfNormal(MEAN, STD))
+    whole = goal.samples(student, x0, Cond.empty(8), Rng.of(3, range(8), total=8))
+    # Of every four samples the second comes in two jumps and the fourth in four: 1 + 2 + 1 + 4 a piece.
+    assert len(student.asked) == 2 * sum(JUMPS)
+    assert {round(t, 2) for t, s, _ in student.asked if s == 0} == {1.0, 0.5, 0.25}
+    for part in (slice(0, 3), slice(3, 8)):
+        cut = goal.samples(student, x0[part], Cond.empty(len(x0[part])), Rng.of(3, range(8), total=8)[part])
+        torch.testing.assert_close(cut, whole[part])
+
+
+def test_nothing_is_matched_before_its_time_and_nobody_listens_to_a_new_companion():
+    student, companion = Student(0.2, 0.3), OfNormal(0.2, 0.3)
+    goal = objective(companion, begin=0.5)
+
+    def grads(progress: float) -> tuple[bool, float]:
+        student.zero_grad()
+        companion.zero_grad()
+        x0, rng = batch(32)
+        goal(student, x0, Cond.empty(32), rng, progress).value.mean().backward()
+        return companion.mean.grad is not None, 0.0 if student.mean.grad is None else student.mean.grad.item()
+
+    before, lead, after = grads(0.49), grads(0.52), grads(0.6)
+    assert (before[0], lead[0], after[0]) == (False, True, True)
+    assert before[1] != 0 and lead[1] == 0 and after[1] != 0, "flow map, companion alone, matching"
+
+
+@pytest.mark.parametrize("start", [(0.0, 0.2), (1.2, 0.8)])
+def test_student_and_companion_trained_together_come_to_the_data(start):
+    """From another law, with a companion that begins as the teacher's twin and knows of the student what it sees."""
+    student, companion = Student(*start), OfNormal(MEAN, STD)
+    goal = objective(companion)
+    parameters = [{"params": student.parameters(), "lr": 1.5e-2}, {"params": companion.parameters(), "lr": 6e-2}]
+    optimizer, steps = torch.optim.Adam(parameters, betas=(0.5, 0.9)), 200
+    for step in range(steps):
+        x0 = torch.zeros(32, 4, dtype=torch.float64)
+        optimizer.zero_grad()
+        goal(student, x0, Cond.empty(32), Rng.of(1, range(32), step), 1.0).value.mean().backward()
+        optimizer.step()
+    assert student.mean.item() == pytest.approx(MEAN, abs=0.06)
+    assert abs(student.std.item()) == pytest.approx(STD, abs=0.06)
