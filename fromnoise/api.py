@@ -70,7 +70,7 @@ def train(
                     `fromnoise.data`
     out             the run folder, made new; by default runs/<data>-<time>
     size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
-    columns         the data's columns to condition on
+    columns         the data's columns to condition on; "size:number" says what one is
     channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
     settings        overrides, each "a.b=value"
     resume          go on with the run in `out`, with the settings it has but for `settings` and its length; start it
@@ -170,7 +170,8 @@ class Run:
     ) -> np.ndarray:
         """n samples in the data's own layout, dtype and range; sample i of a seed is the same whatever n and batch.
 
-        `prompt`, for models of text, is a text with gaps: "In the beginning ___ the earth".
+        `where` fixes columns, {"class": "cat", "size": 0.3}; "none" hides one.  `prompt` is what the sample should be,
+        "red heart", of a model trained with captions; of a model of text it is a text with gaps, "In the ___".
         """
         return self.generate(
             n, steps=steps, sampler=sampler, guidance=guidance, where=where, prompt=prompt, seed=seed, batch=batch
@@ -218,10 +219,16 @@ class Run:
         return found if same else None
 
     def strip(
-        self, n: int = 4, *, seed: int = 0, where: Mapping[str, str | float] | None = None, steps: int = 9
+        self,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        where: Mapping[str, str | float] | None = None,
+        prompt: str | None = None,
+        steps: int = 9,
     ) -> Image:
         """The way from noise to sample as one picture: x_t, and below it what the model guesses x0 to be."""
-        return way(self.release, seed, n, steps, where)
+        return way(self.release, seed, n, steps, where, prompt)
 
     def dataset(self, data: Given | None = None) -> Dataset:
         """The data this run was trained on: where it then was, or `data`.

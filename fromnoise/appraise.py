@@ -20,8 +20,19 @@ from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.data import Dataset, groups
+from fromnoise.data.columns import encode
 from fromnoise.errors import FromNoiseError
-from fromnoise.evaluate import Judgement, TextJudgement, batches, beside, judge, learn_features, nearest
+from fromnoise.evaluate import (
+    Asked,
+    Judgement,
+    TextJudgement,
+    batches,
+    beside,
+    judge,
+    learn_features,
+    nearest,
+    obedience,
+)
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate, trajectory
@@ -36,6 +47,7 @@ NEIGHBOUR_ROWS, NEIGHBOURS = 8, 5
 MOST_SAMPLES = 1000
 MOST_TRAINING = 20_000
 MOST_HELD = 2000
+MOST_LABELS = 100  # of a class that captions imply
 ROOM = 2**29
 
 
@@ -73,15 +85,21 @@ def appraise(
     enough = len(held) >= FEWEST and len(train) >= 4 * FEWEST
     count = n or (int(np.clip(len(held), SHOWN, MOST_SAMPLES)) if enough else SHOWN)
     say(f"drawing {count} samples{f' and judging them beside {len(held)} held-out examples' if enough else ''}.")
-    samples = generate(release, count, configure(release), seed=seed)
+    # Asked for what held-out examples are: a caption of the training set would ask for that one example again.
+    rows = np.resize(np.random.default_rng(seed).permutation(held.indices), count)
+    samples = generate(release, count, configure(release), seed=seed, given=dataset.cond(rows))
     judgement = None
     if enough:
         labels, seen = class_labels(dataset, train.indices), in_memory(train)
         with writing(folder.path):
             features = learn_features(seen, labels, cache=folder.path / "features.safetensors")
-        judgement = judge(encoded(dataset, samples.samples), seen, held[np.arange(len(held))], features, seed=seed)
+        made, real = encoded(dataset, samples.samples), held[np.arange(len(held))]
+        judgement = judge(made, seen, real, features, seed=seed)
+        told = described(dataset)
+        ours, theirs = Asked(x=made, cond=told.cond(rows)), Asked(x=real, cond=told.cond(held.indices))
+        judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
     sheets = [
-        ("Samples", sheet(samples.pictures()[:SHOWN])),
+        ("Samples", samples.sheet(SHOWN)),
         *neighbour_sheets(train, samples.samples, held),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
@@ -103,6 +121,17 @@ def keep_judgement(
     text = json.dumps({"seed": seed, "samples": samples, "model": release.digest, **judgement.to_json()}, indent=2)
     replace_text(folder.evaluation, text + "\n")
     return json.loads(text)
+
+
+def described(dataset: Dataset) -> Dataset:
+    """The data set with all that samples can be held to: what conditions them, and the classes that captions imply."""
+    own = [one for one in dataset.encoded if one.column.name != groups.NAME]
+    if any(one.column.kind == "tokens" for one in own):
+        taken, listing = {one.column.name for one in own}, dataset.listing
+        implied = [p for p in listing.profiles if p.role == "class" and len(p.labels) <= MOST_LABELS]
+        train = np.isin(np.arange(len(dataset)), dataset.indices("train"))
+        own += [encode(p, listing.items.columns[p.name], train) for p in implied if p.name not in taken]
+    return replace(dataset, columns=tuple(one.column for one in own), encoded=tuple(own))
 
 
 def measured_on(dataset: Dataset) -> tuple[Subset, Subset]:
@@ -169,10 +198,16 @@ def heard(samples: Samples) -> list[tuple[str, str]]:
 
 
 def way(
-    release: Release, seed: int, n: int = 4, steps: int = 9, where: Mapping[str, str | float] | None = None
+    release: Release,
+    seed: int,
+    n: int = 4,
+    steps: int = 9,
+    where: Mapping[str, str | float] | None = None,
+    prompt: str | None = None,
 ) -> Image.Image:
     """Two rows a sample: x_t on its way from noise to data, and below what the model guesses x0 to be."""
-    states, guesses = trajectory(release, n, configure(release, steps=steps, sampler="ddim"), seed=seed, where=where)
+    config = configure(release, steps=steps, sampler="ddim")
+    states, guesses = trajectory(release, n, config, seed=seed, where=where, prompt=prompt)
     rows = np.stack([states[:, :-1], guesses], axis=1)
     return strip(list(np.moveaxis(rows.reshape(2 * n, *guesses.shape[1:]), 1, 0)))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fromnoise.errors import FromNoiseError, TrainingStopped
+from fromnoise.errors import Advice, FromNoiseError, TrainingStopped
 
 app = typer.Typer(
     name="fromnoise",
@@ -35,7 +36,9 @@ SizeOption = Annotated[
     str | None,
     typer.Option(help="Side, or HEIGHTxWIDTH, of images; seconds of sounds; symbols of text.  [default: proposed]"),
 ]
-ColumnsOption = Annotated[str | None, typer.Option(help="Condition on these columns: a,b; none for none.")]
+ColumnsOption = Annotated[
+    str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
+]
 ChannelsFirstOption = Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")]
 
@@ -126,7 +129,9 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="ddim, ancestral, heun or multistep; unmask of text.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How hard to push towards the condition; 1 is off.")] = None,
     where: WhereOption = None,
-    prompt: Annotated[str | None, typer.Option(help="A text with gaps: 'In the beginning ___ the earth'.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="A caption, 'red heart'; of text models a text with gaps, 'In the ___'.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="A folder, .npz, .npy, .zip, or .txt of texts.  [default: RUN/samples/TIME]")
@@ -166,7 +171,7 @@ def sample(
     print(f"{samples.save(out)}: {n} samples, {samples.recipe['evaluations']} network evaluations each")
     if strip is not None:
         with writing(strip):
-            save_sheet(loaded.strip(seed=seed, where=conditions), strip)
+            save_sheet(loaded.strip(seed=seed, where=conditions, prompt=prompt), strip)
         print(strip)
 
 
@@ -257,8 +262,14 @@ def parse_where(texts: list[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def _show(message: Warning | str, *where: object) -> None:
+    """Advice is one sentence, as mistakes are."""
+    print(f"fromnoise: {message}" if isinstance(message, Advice) else f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Mistakes the user can mend are one sentence and exit code 2."""
+    warnings.showwarning = _show
     try:
         app()
     except FromNoiseError as error:

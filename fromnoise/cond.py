@@ -13,6 +13,7 @@ from torch import Tensor
 from fromnoise.rng import Rng
 
 Kind = Literal["class", "number", "vector", "tokens", "map"]
+_SUBSETS = 0.25  # of the examples with several columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class Column:
     kind     value per example                    uses
     class    int64 index into `labels`            labels
     number   float32, standardised outside        low, high (training range), mean, std
-    vector   float32 (size,)                      size
-    tokens   int64 (length,), 0 is padding        size (vocabulary), length
+    vector   float32 (size,), standardised        size, and as of numbers, for all entries together
+    tokens   int64 (length,), 0 is padding        size (vocabulary), length, labels (words, from symbol 1; `caption`)
     map      float32 (size, *space)               size (channels)
     """
 
@@ -67,14 +68,23 @@ class Cond:
         return Cond(self.values, {k: torch.zeros_like(p) for k, p in self.present.items()}, self.batch)
 
     def drop(self, rate: float, rng: Rng) -> Cond:
-        """Each column absent with probability `rate`, and all at once with probability `rate`, per example."""
+        """Each column absent with probability `rate`, and all at once with probability `rate`, per example.
+
+        Of several columns a quarter of the examples have an even choice of any subset, so that sampling may name any;
+        of a caption each word is absent with probability `rate`, so that a prompt may say less than captions do.
+        """
         if rate == 0 or not self.values:
             return self
-        keep = rng.uniform((self.batch, len(self.values) + 1)) >= rate
+        count = len(self.values)
+        keep = rng.uniform((self.batch, count + 1)) >= rate
+        if count > 1:
+            draw = rng.uniform((self.batch, count + 1))
+            keep[:, :-1] &= (draw[:, :-1] < 0.5) | (draw[:, -1:] >= _SUBSETS)
+        values = {name: _fewer_words(v, rate, rng) if is_caption(v) else v for name, v in self.values.items()}
         columns = {
             name: p & (keep[:, i] & keep[:, -1]).to(p.device) for i, (name, p) in enumerate(self.present.items())
         }
-        return Cond(self.values, columns, self.batch)
+        return Cond(values, columns, self.batch)
 
     def to(self, device: torch.device | str) -> Cond:
         return self._map(lambda x: x.to(device), self.batch)
@@ -91,3 +101,12 @@ class Cond:
 
     def _map(self, f, batch: int) -> Cond:
         return Cond({k: f(v) for k, v in self.values.items()}, {k: f(v) for k, v in self.present.items()}, batch)
+
+
+def is_caption(value: Tensor) -> bool:
+    """Whether a column's values are symbols of words: whole numbers (b, length)."""
+    return value.ndim == 2 and not value.is_floating_point()
+
+
+def _fewer_words(value: Tensor, rate: float, rng: Rng) -> Tensor:
+    return value.masked_fill((rng.uniform(tuple(value.shape)) < rate).to(value.device), 0)

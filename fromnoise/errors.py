@@ -5,6 +5,10 @@ class FromNoiseError(ValueError):
     """A mistake the user can mend: one sentence that says what is wrong, where, and what to do."""
 
 
+class Advice(UserWarning):
+    """Something the user may want to mend, in one sentence; the work goes on."""
+
+
 class TrainingStopped(Exception):
     """Training was asked to stop; everything is saved, and the message says how to go on."""
 

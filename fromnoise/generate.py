@@ -13,12 +13,14 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from fromnoise.build import build_grid, build_guidance, build_stepper
 from fromnoise.codec import Codec, TextCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
+from fromnoise.data.groups import NAME as GROUP
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, last, sample
@@ -52,6 +54,13 @@ class Samples:
     def pictures(self) -> np.ndarray:
         """(n, h, w, 3) uint8, for sheets."""
         return self.codec.preview(self.samples)
+
+    def sheet(self, most: int | None = None) -> Image:
+        """A contact sheet, with what was asked for below each sample where that differs."""
+        n = min(len(self), most or len(self))
+        named = [values for name, values in self.cond.items() if name != GROUP]  # whose numbers say nothing to people
+        asked = [", ".join(_told(values[k]) for values in named if values[k] is not None) for k in range(n)]
+        return sheet(self.pictures()[:n], labels=asked if len(set(asked)) > 1 else None)
 
     def lines(self, most: int = 8) -> list[str]:
         """The first samples for a terminal, where they are texts."""
@@ -107,7 +116,7 @@ class Samples:
     def _save_files(self, folder: Path) -> None:
         for k, one in enumerate(self.samples):
             self.codec.save(folder / f"{self.index[k]:06d}", one, self.recipe_of(k))
-        save_sheet(sheet(self.pictures()), folder / "sheet.png")
+        save_sheet(self.sheet(), folder / "sheet.png")
 
 
 def check_free(path: Path) -> None:
@@ -142,11 +151,11 @@ def configure(
 
 
 def walk(
-    release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond, prompt: str | None = None
+    release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond, template: str | None = None
 ) -> Iterator[Step]:
     """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move.
 
-    `prompt` is a text with gaps to be filled (`template.py`).  Raises FromNoiseError where the model is not of text.
+    `template`, for models of text, is a text with gaps to be filled (`template.py`).
     """
     if release.config.model.flow_map and (config.sampler != "ddim" or config.guidance != 1):
         raise FromNoiseError(
@@ -162,15 +171,36 @@ def walk(
     times = build_grid(config, release.denoiser.start)(config.steps)
     shape = (len(indices), *release.codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
-    if prompt is not None:
-        if not isinstance(release.codec, TextCodec):
-            raise FromNoiseError("A prompt is for models of text, and this one is not: leave --prompt out.")
-        denoise, x = filling(denoise, prompt, release.codec, Rng.of(seed, indices, "prompt"), device)
+    if template is not None:
+        assert isinstance(release.codec, TextCodec)
+        denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)
     if x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
     rng = Rng.of(seed, indices, "steps")
     for step in sample(denoise, build_stepper(config), times, x, cond.to(device), rng):
         yield replace(step, evaluations=sum(net.asked for net in nets) // len(x))
+
+
+def prompted(
+    release: Release, where: Mapping[str, str | float] | None, prompt: str | None
+) -> tuple[dict[str, str | float], str | None]:
+    """(conditions, template): what a prompt means to a model, beside `where`.
+
+    To a model of text it is a text with gaps, to any other the caption: the same as `where` with the caption's column.
+    An empty one hides the caption.  Raises FromNoiseError where the model was trained without captions.
+    """
+    asked = dict(where or {})
+    if prompt is None or isinstance(release.codec, TextCodec):
+        return asked, prompt
+    captions = [column.name for column in release.columns if column.kind == "tokens"]
+    if not captions:
+        raise FromNoiseError(
+            "A prompt is for models of text and for those trained with captions, and this is neither: leave --prompt "
+            "out, or train with --columns naming a column of captions."
+        )
+    if len(captions) > 1 or captions[0] in asked:
+        raise FromNoiseError(f"Say each caption once: {' '.join(f'--where {name}=…' for name in captions)}.")
+    return asked | {captions[0]: prompt}, None
 
 
 def generate(
@@ -181,19 +211,27 @@ def generate(
     seed: int = 0,
     where: Mapping[str, str | float] | None = None,
     prompt: str | None = None,
+    given: Cond | None = None,
     batch: int = 64,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
-    """Samples first … first+n-1 of `seed`; each is the same whatever the batch."""
+    """Samples first … first+n-1 of `seed`; each is the same whatever the batch.
+
+    `where` and `prompt` say what is asked of all (`prompted`), `given` what is asked of each, in their place.
+    """
+    assert given is None or (len(given) == n and where is None and prompt is None)
+    asked, template = prompted(release, where, prompt)
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")
     parts, conds, evaluations = [], [], 0
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
-        conds.append(release.conditions(where or {}, seed, indices))
-        step = last(walk(release, config, indices, seed, conds[-1], prompt))
+        conds.append(
+            release.conditions(asked, seed, indices) if given is None else given[start - first : indices.stop - first]
+        )
+        step = last(walk(release, config, indices, seed, conds[-1], template))
         evaluations = step.evaluations
         if not bool(step.x.isfinite().all()):
             raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
@@ -221,10 +259,17 @@ def generate(
 
 
 def trajectory(
-    release: Release, n: int, config: SampleConfig, *, seed: int = 0, where: Mapping[str, str | float] | None = None
+    release: Release,
+    n: int,
+    config: SampleConfig,
+    *,
+    seed: int = 0,
+    where: Mapping[str, str | float] | None = None,
+    prompt: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of x_t (n, steps+1, h, w, 3) from noise to sample, and of the guesses x0_hat (n, steps, h, w, 3)."""
-    steps = list(walk(release, config, range(n), seed, release.conditions(where or {}, seed, range(n))))
+    asked, template = prompted(release, where, prompt)
+    steps = list(walk(release, config, range(n), seed, release.conditions(asked, seed, range(n)), template))
     times = build_grid(config, release.denoiser.start)(config.steps)
     prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
 
@@ -233,6 +278,10 @@ def trajectory(
     shown = release.codec.preview(np.concatenate([release.codec.decode(_on_cpu(x)) for x in seen]))
     shown = shown.reshape(len(seen), n, *shown.shape[1:]).swapaxes(0, 1)
     return shown[:, : len(steps) + 1], shown[:, len(steps) + 1 :]
+
+
+def _told(value: str | float | None) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _on_cpu(x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from fromnoise.folder import RunFolder, default_folder
 from fromnoise.memory import give_back, peak, reset_peak
 from fromnoise.objectives import Objective
 from fromnoise.recipes import Facts, reasons, recipe
-from fromnoise.release import MAX_ROWS
+from fromnoise.release import MAX_MAPS, MAX_ROWS
 from fromnoise.runtime import Runtime, autocast, detect, from_main, reuse_memory
 from fromnoise.session import Session
 from fromnoise.trainer import Trainer
@@ -176,7 +176,8 @@ def make_session(
     held = dataset.indices("val")
     held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])
     train_rows = dataset.indices("train")
-    rows = np.random.default_rng(0).permutation(train_rows)[:MAX_ROWS]
+    most = MAX_MAPS if any(column.kind == "map" for column in dataset.columns) else MAX_ROWS
+    rows = np.random.default_rng(0).permutation(train_rows)[:most]
     return Session(trainer, prepared.folder, dataset.codec, held, dataset.cond(np.sort(rows)))
 
 

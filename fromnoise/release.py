@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,20 +18,25 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from fromnoise.build import build_denoiser
+from fromnoise.caption import spoken, symbols, unknown
 from fromnoise.checkpoint import load, part, save
 from fromnoise.codec import Codec, codec_from_json
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
+from fromnoise.data.maps import from_file
 from fromnoise.denoise import ModelDenoiser
+from fromnoise.errors import Advice
 from fromnoise.grid import Times
 from fromnoise.rng import Rng
-from fromnoise.types import FromNoiseError
+from fromnoise.types import FromNoiseError, Shape
 
 # Enough rows to draw conditions from; a release must not grow with the data.
-MAX_ROWS = 10_000
+MAX_ROWS, MAX_MAPS = 10_000, 64  # of columns that are maps the latter
+NEAR = 0.25  # standard deviations: a training row with such a number agrees with the one asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +59,12 @@ class Release:
         return self
 
     def conditions(self, where: Mapping[str, str | float], seed: int, indices: range) -> Cond:
-        """The conditions of samples `indices` under `seed`: those named by `where`, the others from a training row.
+        """The conditions of samples `indices` under `seed`: those named by `where`, the others as in a training row.
 
-        A value of "none" hides the column, unless it is one of its labels.  Raises FromNoiseError for an unknown
-        column, an unknown label, or a number more than a standard deviation beyond what the model has seen.
+        The row is one that agrees with what is named, so that nothing asked for is contradicted: of the same class or
+        caption, with a number at most a quarter of a standard deviation away.  Where no row agrees the others are
+        hidden.  A value of "none" hides the column, unless it is one of its labels.  Raises FromNoiseError for an
+        unknown column, label or caption, or a number more than a standard deviation beyond what the model has seen.
         """
         known = {c.name: c for c in self.columns}
         for name in where:
@@ -66,16 +74,28 @@ class Release:
         batch = len(indices)
         if not known:
             return Cond.empty(batch)
-        pick = (Rng.of(seed, indices, "rows").uniform((batch,)) * len(self.rows)).long()
+        space = self.codec.shape[1:]
+        asked = {name: _asked(known[name], str(value), space) for name, value in where.items()}
+        agreeing = self._agreeing(asked)
+        among = agreeing if len(agreeing) else torch.arange(len(self.rows))
+        pick = among[(Rng.of(seed, indices, "rows").uniform((batch,)) * len(among)).long()]
         values = {k: v[pick] for k, v in self.rows.values.items()}
-        present = {k: p[pick] for k, p in self.rows.present.items()}
-        for name, asked in where.items():
-            text = str(asked)
-            hidden = text.lower() == "none" and text not in known[name].labels
-            present[name] = torch.full((batch,), not hidden)
-            if not hidden:
-                values[name] = torch.full_like(values[name], parse_value(known[name], text))
+        present = {k: p[pick] & bool(len(agreeing)) for k, p in self.rows.present.items()}
+        for name, value in asked.items():
+            present[name] = torch.full((batch,), value is not None)
+            if value is not None:
+                values[name] = value.to(values[name].dtype).expand_as(values[name]).clone()
         return Cond(values, present, batch)
+
+    def _agreeing(self, asked: Mapping[str, Tensor | None]) -> Int[Tensor, " k"]:
+        """The places of the training rows that do not contradict what is asked."""
+        agree = torch.ones(len(self.rows), dtype=torch.bool)
+        for name, value in asked.items():
+            if value is not None:
+                far = (self.rows.values[name].double() - value.double()).abs().flatten(1 if value.ndim else 0)
+                near = far <= (NEAR if self.rows.values[name].is_floating_point() else 0)
+                agree &= self.rows.present[name] & (near.all(1) if near.ndim > 1 else near)
+        return agree.nonzero().flatten()
 
     def label(self, cond: Cond, name: str, i: int) -> str | float | None:
         """What example i is conditioned on, as the user wrote it; None where absent."""
@@ -83,20 +103,59 @@ class Release:
             return None
         (column,) = (c for c in self.columns if c.name == name)
         value = cond.values[name][i]
-        return column.labels[int(value)] if column.kind == "class" else float(value) * column.std + column.mean
+        match column.kind:
+            case "class":
+                return column.labels[int(value)]
+            case "tokens":
+                return spoken(column, value.tolist())
+            case "map":
+                return "a map"
+            case "vector":
+                return str([round(float(v), 6) for v in value * column.std + column.mean])
+            case _:
+                return float(value) * column.std + column.mean
 
 
-def parse_value(column: Column, text: str) -> float:
-    """A class's index or a standardised number, from what a user typed."""
-    if column.kind == "class":
-        folded = [label.casefold() for label in column.labels]
-        if text in column.labels:
-            return column.labels.index(text)
-        if text.casefold() not in folded:
-            close = get_close_matches(text.casefold(), folded, n=3, cutoff=0.4)
-            shown = [column.labels[folded.index(c)] for c in close] or column.labels[:8]
-            raise FromNoiseError(f"{column.name} is never {text!r}: use one of {', '.join(shown)}, … or none.")
-        return folded.index(text.casefold())
+def _asked(column: Column, text: str, space: Shape) -> Tensor | None:
+    """The value that a user typed; None where it hides the column."""
+    hidden = not text.strip() or (text.lower() == "none" and text not in column.labels)
+    return None if hidden else parse_value(column, text, space)
+
+
+def parse_value(column: Column, text: str, space: Shape) -> Tensor:
+    """A class's index, standardised numbers, symbols of words or a map of size `space`, from what a user typed."""
+    match column.kind:
+        case "class":
+            return torch.tensor(_class_index(column, text))
+        case "tokens":
+            if advice := unknown(column, text):
+                warnings.warn(Advice(advice), stacklevel=2)
+            return torch.from_numpy(symbols(column, [text])[0]).long()
+        case "map":
+            return from_file(column, text, space)
+        case "vector":
+            parts = text.strip("[] ").split(",")
+            if len(parts) != column.size:
+                raise FromNoiseError(
+                    f"{column.name} is a vector of {column.size} numbers, such as 0.2,0.8, not {text!r}."
+                )
+            return torch.tensor([_standardised(column, part) for part in parts])
+        case _:
+            return torch.tensor(_standardised(column, text))
+
+
+def _class_index(column: Column, text: str) -> int:
+    folded = [label.casefold() for label in column.labels]
+    if text in column.labels:
+        return column.labels.index(text)
+    if text.casefold() not in folded:
+        close = get_close_matches(text.casefold(), folded, n=3, cutoff=0.4)
+        shown = [column.labels[folded.index(c)] for c in close] or column.labels[:8]
+        raise FromNoiseError(f"{column.name} is never {text!r}: use one of {', '.join(shown)}, … or none.")
+    return folded.index(text.casefold())
+
+
+def _standardised(column: Column, text: str) -> float:
     try:
         value = float(text)
     except ValueError:

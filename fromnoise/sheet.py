@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from fromnoise.codec.imagefile import SHEET_KEY
 _PAPER = (245, 245, 245)
 _INK = (40, 40, 40)
 _VISIBLE = 64  # pixels: tiles smaller than this are enlarged
+_LEGIBLE = 96  # pixels: the same for tiles with words below
 _LONGEST = 60  # characters of a title
+_LINES = 3  # of a label
 
 
 def sheet(
@@ -23,29 +26,34 @@ def sheet(
     scale: int | None = None,
     gap: int = 4,
     titles: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Image.Image:
     """A contact sheet of RGB images (n, h, w, 3) uint8, row by row.
 
     `columns` defaults to a sheet that is about square.  Each pixel becomes `scale` x `scale`, unblurred; by default
-    just enough for a tile of 64 pixels.  `gap` is in pixels of the sheet.  `titles` are written above the rows.
+    just enough for a tile of 64 pixels.  `gap` is in pixels of the sheet.  `titles` are written above the rows,
+    `labels` below the images, in up to three lines.
     """
     assert images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] == 3 and len(images), images.shape
     n, height, width, _ = images.shape
     columns = columns or _squarish(n, height, width)
     rows = math.ceil(n / columns)
-    scale = scale or max(1, math.ceil(_VISIBLE / max(height, width)))
-    font = ImageFont.load_default(12)
-    head = 16 if titles else 0
+    scale = scale or max(1, math.ceil((_LEGIBLE if labels else _VISIBLE) / max(height, width)))
+    font, small = ImageFont.load_default(12), ImageFont.load_default(10)
+    head, foot = 16 if titles else 0, 12 * _LINES if labels else 0
     tile_h, tile_w = height * scale, width * scale
-    page = Image.new("RGB", (gap + columns * (tile_w + gap), gap + rows * (head + tile_h + gap)), _PAPER)
+    page = Image.new("RGB", (gap + columns * (tile_w + gap), gap + rows * (head + tile_h + foot + gap)), _PAPER)
     draw = ImageDraw.Draw(page)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
-        top, left = gap + row * (head + tile_h + gap) + head, gap + column * (tile_w + gap)
+        top, left = gap + row * (head + tile_h + foot + gap) + head, gap + column * (tile_w + gap)
         tile = Image.fromarray(image).resize((tile_w, tile_h), Image.Resampling.NEAREST)
         page.paste(tile, (left, top))
         if titles and column == 0 and row < len(titles):
             draw.text((left, top - head), titles[row][:_LONGEST], _INK, font)
+        if labels:
+            lines = textwrap.wrap(labels[i], max(1, tile_w // 6), max_lines=_LINES, placeholder="…")
+            draw.multiline_text((left, top + tile_h), "\n".join(lines), _INK, small, spacing=1)
     return page
 
 

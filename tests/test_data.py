@@ -318,7 +318,7 @@ def test_a_table_gives_columns_and_names_what_is_missing(kind, alone, tmp_path):
         assert data.cond([place]).values["kind"].item() == i % 2
         assert data.cond([place]).values["height"].item() == pytest.approx((i / 7 - age.mean) / age.std)
         assert data.texts("text", [place]) == [f"picture number {i}, of noise"]
-    assert opened(table.parent, tmp_path).columns == (), "no column of a table is the class by itself"
+    assert [c.name for c in opened(table.parent, tmp_path).columns] == ["text"], "no column of a table is the class"
 
 
 def test_captions_beside_images_and_notes_without(tmp_path):
@@ -326,8 +326,8 @@ def test_captions_beside_images_and_notes_without(tmp_path):
     data = opened(fill(tmp_path / "set", files), tmp_path)
     assert data.texts("caption", [0, 5]) == ["a noise of 0", ""]
     assert list(reasons(data.listing)) == ["about.txt"]
-    with pytest.raises(FromNoiseError, match="free text"):
-        opened(tmp_path / "set", tmp_path, columns=["caption"])
+    assert [c.kind for c in data.columns] == ["tokens"], "what it is called says that it is a condition"
+    assert opened(tmp_path / "set", tmp_path, columns=[]).columns == ()
 
 
 @pytest.mark.parametrize(("name", "n", "shape"), [("digits", 1797, (1, 8, 8)), ("emoji", 1911, (4, 64, 64))])

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fromnoise"
 
 # A name is a file or a folder; inside a folder any order without cycles will do.
 LINES = (
-    "version errors types rng shuffle cond config",
+    "version errors types rng shuffle cond caption config",
     "codec data",
     "sheet",
     "path target posterior process",

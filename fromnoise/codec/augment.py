@@ -35,10 +35,13 @@ _REACH, _OCTAVES = 0.125, 0.2
 def augmented(
     x0: Float[Tensor, "b c h w"], cond: Cond, p: float, rng: Rng, flip: bool = False
 ) -> tuple[Float[Tensor, "b c h w"], Cond]:
-    """`augment`, with the label as the column `COLUMN` of `cond`, present where something was done."""
-    x0, label = augment(x0, p, rng, flip)
+    """`augment`, of maps too, with the label as the column `COLUMN` of `cond`, present where something was done."""
+    maps = {name: value for name, value in cond.values.items() if value.ndim == x0.ndim}
+    moved, label = augment(torch.cat([x0, *maps.values()], 1), p, rng, flip)
+    x0, *others = moved.split([x0.shape[1], *(value.shape[1] for value in maps.values())], 1)
     touched = (label != 0).any(1)
-    values, present = {**cond.values, COLUMN.name: label}, {**cond.present, COLUMN.name: touched}
+    values = {**cond.values, **dict(zip(maps, others, strict=True)), COLUMN.name: label}
+    present = {**cond.present, COLUMN.name: touched}
     return x0, Cond(values, present, cond.batch)
 
 

@@ -15,7 +15,8 @@ import torch
 from fromnoise.codec import Codec, Size
 from fromnoise.cond import Column, Cond
 from fromnoise.data import columns as columns_
-from fromnoise.data.columns import Encoded
+from fromnoise.data import maps
+from fromnoise.data.columns import Encoded, Profile
 from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.scan import Progress, scan
 from fromnoise.data.splits import NAMES, TRAIN, assign
@@ -66,9 +67,10 @@ class Dataset:
         return self.codec.encode(self.stored[rows], rng)
 
     def cond(self, indices: Sequence[int] | np.ndarray) -> Cond:
-        """The conditions of the examples: class indices (b,) int64, standardised numbers (b,) float32."""
+        """The conditions of the examples: class indices (b,) int64, standardised numbers (b,) float32, and so on."""
         rows = np.asarray(indices, dtype=np.int64)
-        values = {e.column.name: torch.from_numpy(e.values[rows]) for e in self.encoded}
+        found = {e.column.name: torch.from_numpy(e.values[rows]) for e in self.encoded}
+        values = {name: v if v.is_floating_point() else v.long() for name, v in found.items()}
         present = {e.column.name: torch.from_numpy(e.present[rows]) for e in self.encoded}
         return Cond(values, present, len(rows))
 
@@ -101,32 +103,47 @@ def open_dataset(
     """Opens any source of `scan` (or a listing that exists already) as a data set of one shape.
 
     `size` of images follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width); of
-    sounds it is seconds, of text the most symbols of a window.  `columns` names the conditions; None takes what
-    `columns.choose` proposes.  `cache_dir` defaults to the user's cache directory.  `progress` is called with (done, in
-    all) while scanning and decoding.
+    sounds it is seconds, of text the most symbols of a window.  `columns` names the conditions, if need be with what
+    they are ("size:number"); None takes what `columns.choose` proposes.  `cache_dir` defaults to the user's cache
+    directory.  `progress` is called with (done, in all) while scanning and decoding.
     Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
     """
     listing = source
     if not isinstance(listing, Listing):
         listing = scan(listing, channels_first=channels_first, cache_dir=cache_dir, progress=progress)
-    chosen, why = columns_.choose(listing.profiles, columns)
+    profiles = columns_.roles(listing.items.columns, listing.profiles, columns or ())
+    chosen, why = columns_.choose(profiles, columns and columns_.plain(columns, profiles))
     codec, how = listing.medium.choose(listing.common, listing.headers, size)
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
     splits, split_note = assign(listing.items.split, listing.items.digest)
     codec, fitted = codec.fitted(stored.low, stored.high, _some(stored.rows, splits))
-    encoded = tuple(columns_.encode(p, listing.items.columns[p.name], splits == TRAIN) for p in chosen)
+    encoded = tuple(_encoded(p, listing, codec, splits == TRAIN, cache_dir) for p in chosen)
     return Dataset(
         codec=codec,
         columns=tuple(e.column for e in encoded),
         fingerprint=_fingerprint(listing),
         listing=listing,
         source=listing.source,
-        notes=(*listing.notes, *how, *fitted, why, *columns_.lonely(encoded), split_note, *_skip_note(listing)),
+        notes=(
+            *listing.notes,
+            *how,
+            *fitted,
+            why,
+            *(note for e in encoded for note in e.notes),
+            split_note,
+            *_skip_note(listing),
+        ),
         splits=splits,
         encoded=encoded,
         stored=stored.rows,
     )
+
+
+def _encoded(profile: Profile, listing: Listing, codec: Codec, train: np.ndarray, cache_dir: Path | None) -> Encoded:
+    if profile.role == "map":
+        return maps.encode(profile, listing, codec.shape[1:], train, cache_dir)
+    return columns_.encode(profile, listing.items.columns[profile.name], train)
 
 
 def _some(rows: np.ndarray | Ragged, splits: np.ndarray) -> Sequence[np.ndarray]:

@@ -5,27 +5,37 @@ What a column is, by its values (empty ones aside):
 class    2 to 1,000 distinct labels, each with 5 examples or more on average; if they are numbers, at most 20 of them.
          A column that says it is a label (class folders, IDX labels, `label`, `class`, `target`, `y`) may have more
          numbers, and needs 2 examples a label, also of its second most frequent one.
-         `word`, of names, has a rule of its own (`names.py`).
-number   numbers otherwise.
-text     anything else: captions, names, identifiers.  Kept and shown, but not yet a condition.
+         `word`, of names, has a rule of its own (`names.py`), and what is called a caption and has more than one word
+         is none.
+map      images that belong to the examples, as masks do (`pairs.py`, `maps.py`).
+vector   lists of numbers, all of one length, written as JSON: [0.2, 0.8].
+number   numbers otherwise, of which there are two or more; as a condition smooth in between and a little beyond.
+text     anything else: captions, names, identifiers.  As a condition its words count (`caption.py`).
+
+Without being asked a model is conditional on the one class that says it is a label, and on what the words of the set
+say: the caption (`caption`, `text`, `prompt`, `description`), or else the word of the files' names; and on maps.
+Asked for as "size:number" a column is what stands after the colon.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from fromnoise.caption import LONGEST, caption_column, symbols, words
 from fromnoise.cond import Column
 from fromnoise.data.texts import Texts
 from fromnoise.errors import FromNoiseError
 
-Role = Literal["class", "number", "text"]
+Role = Literal["class", "number", "vector", "map", "text"]
+ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 LABEL_NAMES = frozenset({"label", "labels", "class", "target", "targets", "y"})
+CAPTION_NAMES = frozenset({"caption", "captions", "text", "prompt", "description"})
 WORD = "word"
 _MOST_LABELS = 1_000
 _MOST_NUMERIC_LABELS = 20
@@ -34,7 +44,7 @@ _EXAMPLES_A_LABEL = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a column holds: its role, how many examples have a value, its labels or its range, an example of it."""
+    """What a column holds: its role, how many examples have a value, its labels, range or length, an example of it."""
 
     name: str
     role: Role
@@ -43,6 +53,7 @@ class Profile:
     labels: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
+    size: int = 1
     example: str = ""
 
     @property
@@ -55,39 +66,111 @@ class Profile:
         """Whether this is the word of the files' names: a condition without asking, beside at most one other."""
         return self.role == "class" and self.name == WORD
 
+    @property
+    def caption(self) -> bool:
+        """Whether this is the caption of the examples by its very name, and so a condition without asking."""
+        return self.role == "text" and self.name.lower() in CAPTION_NAMES
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Values by example, in memory or not; an array (n, …) is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A condition's values (n,): int64 indices into the labels, or float32 (number - mean)/std; and where present."""
+    """A condition's values, and where they are present; `notes` say what is odd about them.
+
+    (n,) int64 indices into the labels, float32 (number - mean)/std, (n,) or of vectors (n, size), (n, length) int16
+    symbols of words, or float32 (n, c, height, width) of maps.
+    """
 
     column: Column
-    values: np.ndarray
+    values: Rows
     present: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
-def profile(name: str, values: Texts) -> Profile:
-    """What the column `name` is, by the rule above.  A value of "" is absent."""
+def profile(name: str, values: Texts, role: Role | None = None) -> Profile:
+    """What the column `name` is, by the rule above or as `role` says.  A value of "" is absent.
+
+    Raises FromNoiseError where the values cannot be what `role` says.
+    """
     counts = values.counts()
-    filled = sum(counts.values())
-    numbers = [_number(value) for value in counts]
-    numeric = bool(counts) and None not in numbers
-    finite = [number for number in numbers if number is not None and math.isfinite(number)]
-    said = name.lower() in LABEL_NAMES
-    repeated = 2 <= len(counts) <= _MOST_LABELS and filled >= (2 if said else _EXAMPLES_A_LABEL) * len(counts)
-    repeated = repeated and sorted(counts.values())[-2] >= 2
-    role: Role = "number" if numeric and finite else "text"
-    if repeated and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
-        role = "class"
+    role = _role(name, counts) if role is None else _checked(name, counts, role)
+    finite = [n for value in counts if (n := _number(value)) is not None and math.isfinite(n)]
     return Profile(
         name=name,
         role=role,
-        filled=filled,
+        filled=sum(counts.values()),
         distinct=len(counts),
         labels=tuple(sorted(counts, key=_order)) if role == "class" else (),
         low=min(finite) if role == "number" else 0.0,
         high=max(finite) if role == "number" else 0.0,
+        size=len(as_vector(next(iter(counts))) or ()) if role == "vector" else 1,
         example=max(islice(counts, 100), key=len, default="")[:80],
     )
+
+
+def _role(name: str, counts: Mapping[str, int]) -> Role:
+    if _are_vectors(counts):
+        return "vector"
+    numbers = [_number(value) for value in counts]
+    numeric = bool(counts) and None not in numbers
+    said = name.lower() in LABEL_NAMES
+    least = (2 if said else _EXAMPLES_A_LABEL) * len(counts)
+    repeated = 2 <= len(counts) <= _MOST_LABELS and sum(counts.values()) >= least
+    repeated = repeated and sorted(counts.values())[-2] >= 2
+    phrases = name.lower() in CAPTION_NAMES and any(len(words(value)) > 1 for value in counts)
+    if repeated and not phrases and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
+        return "class"
+    return "number" if numeric and any(math.isfinite(n) for n in numbers if n is not None) else "text"
+
+
+def _are_vectors(counts: Mapping[str, int]) -> bool:
+    lengths = {len(as_vector(value) or ()) for value in counts}
+    return len(lengths) == 1 and 0 not in lengths
+
+
+def _checked(name: str, counts: Mapping[str, int], role: Role) -> Role:
+    """`role`, if the values can be that."""
+    odd = next((value for value in counts if _number(value) is None), None)
+    if role == "number" and odd is not None:
+        raise FromNoiseError(
+            f"Column {name!r} cannot be a number, since it has {odd[:40]!r}: name it without the role."
+        )
+    if role == "vector" and not _are_vectors(counts):
+        raise FromNoiseError(f"Column {name!r} cannot be a vector: write lists of one length, such as [0.2, 0.8].")
+    if role == "class" and len(counts) > _MOST_LABELS:
+        raise FromNoiseError(f"Column {name!r} has {len(counts):,} values, more than {_MOST_LABELS:,} classes.")
+    return role
+
+
+def roles(columns: Mapping[str, Texts], profiles: Sequence[Profile], wanted: Sequence[str]) -> list[Profile]:
+    """The profiles, but for columns of `wanted` that are written with their role, as "size:number"."""
+    found = {p.name: p for p in profiles}
+    for asked in wanted:
+        name, _, said = asked.rpartition(":")
+        if asked not in columns and name in columns and (role := ROLES.get(said)):
+            if "map" in (role, found[name].role if name in found else "") and found[name].role != role:
+                raise FromNoiseError(f"Column {name!r} cannot be a {role}: images, and only they, are maps.")
+            found[name] = profile(name, columns[name], role)
+    return list(found.values())
+
+
+def plain(wanted: Sequence[str], profiles: Sequence[Profile]) -> list[str]:
+    """The names of `wanted` without the roles that some are written with."""
+    known = {p.name for p in profiles}
+    return [asked if asked in known else _without_role(asked) for asked in wanted]
+
+
+def _without_role(asked: str) -> str:
+    name, _, role = asked.rpartition(":")
+    return name if role in ROLES and name else asked
 
 
 def _number(value: str) -> float | None:
@@ -95,6 +178,14 @@ def _number(value: str) -> float | None:
         return float(value)
     except ValueError:
         return None
+
+
+def as_vector(value: str) -> list[float] | None:
+    """The finite numbers of a list such as "[0.2, 0.8]", None for anything else."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return None
+    numbers = [_number(part) for part in value[1:-1].split(",")]
+    return [n for n in numbers if n is not None] if all(n is not None and math.isfinite(n) for n in numbers) else None
 
 
 def _order(label: str) -> tuple[float, str]:
@@ -105,41 +196,77 @@ def _order(label: str) -> tuple[float, str]:
 def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[tuple[Profile, ...], str]:
     """The columns to condition on, and why, as a sentence.
 
-    `wanted` None takes the one natural class column if there is exactly one, and the word of names.
-    Raises FromNoiseError for a name that does not exist or a column of text.
+    `wanted` None takes the one natural class column if there is exactly one, and the caption or the word of names.
+    Raises FromNoiseError for a name that does not exist.
     """
-    usable = [p.name for p in profiles if p.role != "text"]
     if wanted is None:
-        natural, words = [p for p in profiles if p.natural], [p for p in profiles if p.of_names]
-        if len(natural) <= 1 and (natural or words):
-            chosen = (*natural, *words)
-            why = ["the only class that the data itself names"] * len(natural)
-            why += ["a word of each file's name"] * len(words)
-            named = " and ".join(f"{p.name} ({len(p.labels)} labels), {w}" for p, w in zip(chosen, why, strict=True))
-            return chosen, f"conditional on {named}; --columns for others."
-        why = "no column is a class by its name or place" if not natural else "several columns could be the class"
-        offer = f"; --columns {' or '.join(usable)} would condition it" if usable else ""
-        return (), f"unconditional: {why}{offer}."
+        return _proposed(profiles)
     named = {p.name: p for p in profiles}
     for name in wanted:
         if name not in named:
             exist = f"the columns are {', '.join(named)}" if named else "the data has none"
-            raise FromNoiseError(f"There is no column {name!r}: {exist}.")
-        if named[name].role == "text":
-            offer = f"choose among {', '.join(usable)}" if usable else "train without columns"
-            raise FromNoiseError(f"Column {name!r} holds free text, which cannot be a condition yet: {offer}.")
+            raise FromNoiseError(f"There is no column {name!r} with more than one value: {exist}.")
     chosen = tuple(named[name] for name in dict.fromkeys(wanted))
     return chosen, f"conditional on {', '.join(wanted)}, as asked." if wanted else "unconditional, as asked."
 
 
+def _proposed(profiles: Sequence[Profile]) -> tuple[tuple[Profile, ...], str]:
+    natural, names = [p for p in profiles if p.natural], [p for p in profiles if p.of_names]
+    captions = sorted((p for p in profiles if p.caption), key=lambda p: -p.filled)[:1]
+    maps = {p.name: "an image beside each" for p in profiles if p.role == "map"}
+    said = {p.name: "the caption" for p in captions} or {p.name: "a word of each file's name" for p in names}
+    if len(natural) <= 1 and (natural or said or maps):
+        why = {p.name: "the only class that the data itself names" for p in natural} | said | maps
+        chosen = tuple(p for p in profiles if p.name in why)
+        chosen = (*natural, *(p for p in chosen if p not in natural))
+        sizes = {p.name: f" ({len(p.labels)} labels)" if p.role == "class" else "" for p in chosen}
+        named = " and ".join(f"{p.name}{sizes[p.name]}, {why[p.name]}" for p in chosen)
+        return chosen, f"conditional on {named}; --columns for others."
+    why = "no column is a class, a caption or a map by its name or place"
+    if natural:
+        why = "several columns could be the class"
+    offer = f"; --columns {' or '.join(p.name for p in profiles)} would condition it" if profiles else ""
+    return (), f"unconditional: {why}{offer}."
+
+
 def encode(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
-    """The column as a condition; `train` (n,) bool says which examples its mean and spread are taken from."""
-    if profile.role == "class":
-        place = {label: i for i, label in enumerate(profile.labels)}
-        codes = np.array([place.get(word, -1) for word in values.words], dtype=np.int64)[values.codes]
-        column = Column(name=profile.name, kind="class", labels=profile.labels)
-        return Encoded(column=column, values=np.maximum(codes, 0), present=codes >= 0)
-    assert profile.role == "number", "text is refused by choose"
+    """The column as a condition; `train` (n,) bool says which examples its mean, spread and words are taken from."""
+    match profile.role:
+        case "class":
+            return _class(profile, values, train)
+        case "number":
+            return _number_column(profile, values, train)
+        case "vector":
+            return _vectors(profile, values, train)
+        case "text":
+            return _caption(profile, values, train)
+        case "map":
+            raise AssertionError("maps are read from files: see maps.py")
+
+
+def _class(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
+    place = {label: i for i, label in enumerate(profile.labels)}
+    codes = np.array([place.get(word, -1) for word in values.words], dtype=np.int64)[values.codes]
+    column = Column(name=profile.name, kind="class", labels=profile.labels)
+    return Encoded(
+        column=column, values=np.maximum(codes, 0), present=codes >= 0, notes=tuple(_lonely(column, codes[codes >= 0]))
+    )
+
+
+def _lonely(column: Column, codes: np.ndarray) -> list[str]:
+    """A sentence on labels of a single example, which cannot be learned but only repeated."""
+    counts = np.bincount(codes, minlength=len(column.labels))
+    alone = [label for label, n in zip(column.labels, counts, strict=True) if n == 1]
+    if not alone:
+        return []
+    shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
+    return [
+        f"{column.name}: {len(alone)} label{'s' * (len(alone) > 1)} with a single example ({shown}), "
+        "which a model can only repeat; add examples or merge labels."
+    ]
+
+
+def _number_column(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     used = values.counts()
     parsed = np.array([float(word) if word in used else math.nan for word in values.words])[values.codes]
     present = np.isfinite(parsed)
@@ -152,21 +279,46 @@ def encode(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
         low=float(seen.min()),
         high=float(seen.max()),
     )
+    notes = _missing(column, present, "number")
+    if column.low == column.high:
+        notes.append(f"{column.name} is {column.low:g} in all training examples, which teaches nothing: leave it out.")
     standard = np.where(present, (parsed - column.mean) / column.std, 0)
-    return Encoded(column=column, values=standard.astype(np.float32), present=present)
+    return Encoded(column=column, values=standard.astype(np.float32), present=present, notes=tuple(notes))
 
 
-def lonely(encoded: Sequence[Encoded]) -> list[str]:
-    """A sentence for every class column with labels of a single example, which cannot be learned but only repeated."""
-    notes = []
-    for one in encoded:
-        if one.column.kind == "class":
-            counts = np.bincount(one.values[one.present], minlength=len(one.column.labels))
-            alone = [label for label, n in zip(one.column.labels, counts, strict=True) if n == 1]
-            if alone:
-                shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
-                notes.append(
-                    f"{one.column.name}: {len(alone)} label{'s' * (len(alone) > 1)} with a single example ({shown}), "
-                    "which a model can only repeat; add examples or merge labels."
-                )
-    return notes
+def _vectors(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
+    """One mean and one spread for all entries, so that directions stay what they are."""
+    found = [as_vector(word) for word in values.words]
+    table = np.array([vector or [0.0] * profile.size for vector in found])
+    present = np.array([vector is not None for vector in found])[values.codes]
+    seen = table[values.codes[present & train] if (present & train).any() else values.codes[present]]
+    column = Column(
+        name=profile.name,
+        kind="vector",
+        size=profile.size,
+        mean=float(seen.mean()),
+        std=float(seen.std()) or 1.0,
+        low=float(seen.min()),
+        high=float(seen.max()),
+    )
+    standard = np.where(present[:, None], (table[values.codes] - column.mean) / column.std, 0)
+    notes = tuple(_missing(column, present, "vector"))
+    return Encoded(column=column, values=standard.astype(np.float32), present=present, notes=notes)
+
+
+def _caption(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
+    number = np.bincount(values.codes[train], minlength=len(values.words))
+    captions = {values.words[code]: int(number[code]) for code in np.flatnonzero(number) if code}
+    column = caption_column(profile.name, captions)
+    coded = symbols(column, values.words)[values.codes]
+    present = np.asarray(coded.any(axis=1))
+    notes = _missing(column, present, "known word")
+    lengths = np.array([len(words(text)) for text in values.words])[values.codes]
+    if long := int((lengths > LONGEST).sum()):
+        notes.append(f"{column.name}: {long:,} with up to {lengths.max():,} words, of which the first {LONGEST} count.")
+    return Encoded(column=column, values=coded, present=present, notes=tuple(notes))
+
+
+def _missing(column: Column, present: np.ndarray, what: str) -> list[str]:
+    count = int((~present).sum())
+    return [f"{column.name}: {count:,} of {len(present):,} examples have no {what} and train without it."] * bool(count)

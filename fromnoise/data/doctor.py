@@ -115,7 +115,11 @@ def _column(profile: Profile, total: int) -> str:
         return f"{profile.name}: class of {len(profile.labels)} labels ({shown}){filled}"
     if profile.role == "number":
         return f"{profile.name}: number from {profile.low:g} to {profile.high:g}{filled}"
-    return f"{profile.name}: text, such as {profile.example!r}{filled}; not a condition yet"
+    if profile.role == "map":
+        return f"{profile.name}: an image beside each, such as {profile.example}{filled}"
+    if profile.role == "vector":
+        return f"{profile.name}: vector of {profile.size} numbers, such as {profile.example}{filled}"
+    return f"{profile.name}: text, such as {profile.example!r}{filled}"
 
 
 def _count(count: int, what: str) -> str:

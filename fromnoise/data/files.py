@@ -9,12 +9,13 @@ import csv
 import posixpath
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fromnoise.codec import Medium
 from fromnoise.data import table
+from fromnoise.data.documents import decode
 from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
 from fromnoise.data.stack import is_array
 from fromnoise.data.table import Table
@@ -36,7 +37,7 @@ from fromnoise.errors import FromNoiseError
 _NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "authors", "changelog", "credits", "index")
 _NOTE_SUFFIXES = (".md", ".rst", ".txt", ".html", ".htm", ".pdf", ".doc", ".docx", ".url", ".log", ".cff", ".bib")
 _UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".mp4", ".mov", ".avi", ".m4a", ".aac", ".wma")
-_CAPTION_LIMIT = 1 << 16
+_CAPTION_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,17 +133,24 @@ def _sniffed(tree: Tree, entry: Entry) -> str:
     return next(known, f"none of {', '.join(MEDIA)}, array and table")
 
 
-def captions(tree: Tree, kinds: Kinds, names: Sequence[str], skipped: list[Skipped]) -> Texts:
-    """The texts of the sidecars of the examples `names`; sidecars that cannot be read go to `skipped`."""
-    column = Growing()
+def captions(
+    tree: Tree, kinds: Kinds, names: Sequence[str], skipped: list[Skipped], notes: list[str] | None = None
+) -> Texts:
+    """The texts of the sidecars of the examples `names`; those that cannot be read go to `skipped`, and what was
+    assumed in reading the first of the others to `notes`."""
+    column, assumed = Growing(), []
     for row, name in enumerate(names if kinds.captions else ()):
         place = kinds.captions.get(_stem(name))
         if place is not None:
             entry = tree.entries[place]
             try:
-                column.put(row, " ".join(read(tree, entry).decode("utf-8", errors="replace").split()))
+                text, said = decode(read(tree, entry), entry.name)
+                column.put(row, " ".join(text.split()))
+                assumed += [said] * bool(said)
             except Unreadable as error:
                 skipped.append(Skipped(name=entry.name, reason=str(error)))
+    if notes is not None:
+        notes += assumed[:1]
     return column.texts(len(names))
 
 
@@ -171,18 +179,21 @@ def from_table(file: Path, skipped: list[Skipped]) -> tuple[Tree, list[tuple[str
         joined = _join(alone, alone.entries[0], lambda name: (file.parent / name).is_file())
     except (ValueError, Unreadable, csv.Error) as error:
         raise FromNoiseError(
-            f"The table {file} cannot be read ({reason(error)}): save it as UTF-8 CSV or JSON lines."
+            f"The table {file} cannot be read ({reason(error)}): save it as CSV or JSON lines in UTF-8."
         ) from error
     if joined is None:
         raise FromNoiseError(
             f"No column of the table {file} names files that exist: give paths relative to its folder, as `file_name`."
         )
     skipped.extend(_missing(file.name, joined.missing))
-    return Folder(file.parent, only=list(joined.rows)), [(file.name, joined)]
+    maps = dict.fromkeys(target for targets in joined.images.values() for target in targets if target)
+    return Folder(file.parent, only=list(dict.fromkeys([*joined.rows, *maps]))), [(file.name, joined)]
 
 
 def _join(tree: Tree, entry: Entry, exists: Callable[[str], bool]) -> Table | None:
-    return table.match(entry.name, table.parse_columns(entry.name, read(tree, entry)), exists)
+    text, said = decode(read(tree, entry), entry.name)
+    found = table.match(entry.name, table.parse_columns(entry.name, text), exists)
+    return found and replace(found, note=said)
 
 
 def _missing(where: str, names: Iterable[str]) -> Iterable[Skipped]:

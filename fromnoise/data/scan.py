@@ -8,7 +8,8 @@ found when the cache decodes it, and listed in the same way.  What a scan found 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec import Gathered, Gathering, Header, Medium
-from fromnoise.data import columns, files, table
+from fromnoise.data import columns, files, pairs, table
 from fromnoise.data.files import Kinds
 from fromnoise.data.index import Index, index_file, load_index, save_index
 from fromnoise.data.listing import Items, Listing, counted, harmonise, names
@@ -75,13 +76,17 @@ def scan(
         kinds = files.sort(tree)
         tables = files.tables(tree, kinds, skipped)
     skipped += [*tree.skipped, *kinds.skipped]
+    notes = [one.note for _, one in tables if one.note]
     medium = kinds.medium
+    maps = _maps(tree, kinds, tables) if medium is IMAGE else {}
+    if maps:
+        kinds = _without(tree, kinds, pairs.taken(maps))
     if isinstance(medium, Gathering) and len(kinds.examples):
         gathered = _enough(str(source), lambda: medium.gather(_contents(tree, kinds, skipped)))
         skipped += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
         stacks.append(_stacked(str(source), gathered))
         items = _described(_many(gathered), gathered.files, tables)
-        return _listing(str(source), medium, [items], skipped, tree, stacks, gathered.notes)
+        return _listing(str(source), medium, [items], skipped, tree, stacks, [*notes, *gathered.notes])
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
     of_rows: dict[str, np.ndarray] = {}
@@ -91,8 +96,21 @@ def scan(
     found = look_at_files(tree, kinds.examples, medium, known, skipped, progress)
     _remember(file, known, tree, medium, found, of_rows)
     own = [tree.entries.names[row] for row in found.row]
-    parts.append(_described(found, own, tables, files.captions(tree, kinds, own, skipped)))
-    return _listing(str(source), medium, parts, skipped, tree, stacks)
+    known = _described(found, own, tables, files.captions(tree, kinds, own, skipped, notes))
+    of_maps = {column: Texts.of(of.get(name, "") for name in own) for column, of in maps.items()}
+    parts.append(replace(known, columns={**known.columns, **of_maps}))
+    return _listing(str(source), medium, parts, skipped, tree, stacks, notes, maps)
+
+
+def _maps(tree: Tree, kinds: Kinds, tables: Sequence[tuple[str, Table]]) -> dict[str, dict[str, str]]:
+    """Column -> example -> the image that belongs to it (`pairs.py`)."""
+    found = pairs.beside(tree.entries.names[place] for place in kinds.examples)
+    return found | pairs.in_tables(tables)
+
+
+def _without(tree: Tree, kinds: Kinds, taken: Collection[str]) -> Kinds:
+    left = array("q", (place for place in kinds.examples if tree.entries.names[place] not in taken))
+    return replace(kinds, examples=left)
 
 
 def _enough(source: str, gather: Callable[[], Gathered]) -> Gathered:
@@ -273,6 +291,7 @@ def _listing(
     tree: Tree | None,
     stacks: list[Stack],
     notes: Sequence[str] = (),
+    maps: Collection[str] = (),
 ) -> Listing:
     items = Items.concat(parts)
     if len(items) == 0:
@@ -283,13 +302,13 @@ def _listing(
     if (items.split > TRAIN).all():
         items = replace(items, split=np.full_like(items.split, OPEN))
         notes.append("every example is named for validation or test: the names are ignored.")
-    profiles = [columns.profile(name, texts) for name, texts in items.columns.items()]
+    profiles = [columns.profile(name, texts, "map" if name in maps else None) for name, texts in items.columns.items()]
     return Listing(
         source=source,
         medium=medium,
         items=items,
         skipped=tuple(sorted([*skipped, *odd], key=lambda file: file.name)),
-        profiles=tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role == "text")),
+        profiles=tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role in ("text", "map"))),
         common=common,
         notes=tuple(notes),
         tree=tree,

@@ -31,6 +31,7 @@ _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _PREFERRED = ("samples", "images", "x", "data", "arr_0")
 _READABLE = "biuf"
 _COLOURS = (1, 3, 4)
+_LONGEST = 64  # numbers of a vector
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,10 +178,13 @@ def _spool(file: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> np.
 
 
 def _columns(arrays: Mapping[str, np.ndarray], n: int, word: str) -> dict[str, Texts]:
-    """Arrays of one value per example, named without their split and without the `cond_` of our own samples."""
+    """Arrays of a value or a vector per example, named without their split and the `cond_` of our own samples."""
     columns = {}
     for key, array in arrays.items():
         flat = array.reshape(n) if array.shape in ((n,), (n, 1)) else None
+        vectors = array.ndim == 2 and len(array) == n and 2 <= array.shape[1] <= _LONGEST and array.dtype.kind in "iuf"
+        if vectors:
+            flat = np.array([str(row) for row in array.tolist()])
         if flat is None or split_word(key) != word or flat.dtype.kind not in "biufSU":
             continue
         parts = [part for part in re.split(r"([_\-.])", key) if part != word]

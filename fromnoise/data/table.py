@@ -10,35 +10,42 @@ import io
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from fromnoise.data.image import SUFFIXES as IMAGES
 from fromnoise.data.texts import Growing, Texts
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "img", "filepath", "name", "id")
+
+_SHARE = 0.9  # of a column's values, to be images
+_LONGEST = 1 << 24  # characters of a cell; the library's own limit gives up the whole table for one long caption
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """`columns` of as many rows as the table has; `rows` says which one describes a file.
 
-    `missing` are files that it names and that are not there.
+    `images` are the columns of paths to image files that exist, a file or "" a row;
+    `missing` are files that it names and that are not there; `note` says what was assumed in reading it.
     """
 
     file_column: str
     rows: Mapping[str, int]
     columns: Mapping[str, Texts]
     missing: tuple[str, ...]
+    note: str | None = None
+    images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def parse_columns(name: str, data: bytes) -> dict[str, Texts]:
-    """The columns of a table, all of one length; a cell that is empty, null, a list or an object is absent.
+def parse_columns(name: str, text: str) -> dict[str, Texts]:
+    """The columns of a table, all of one length; a cell that is empty, null or an object is absent, a list
+    of numbers is a vector.
 
     Raises ValueError where the text is not such a table.
     """
-    text = data.decode("utf-8-sig")
     growing: dict[str, Growing] = {}
     rows = 0
     for cells in _json_rows(text) if name.lower().endswith(".jsonl") else _csv_rows(name, text):
@@ -59,6 +66,7 @@ def _json_rows(text: str) -> Iterator[list[tuple[str, object]]]:
 
 
 def _csv_rows(name: str, text: str) -> Iterator[list[tuple[str, object]]]:
+    csv.field_size_limit(_LONGEST)
     separator = "\t" if name.lower().endswith(".tsv") else _separator(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     head = next(lines, [])
@@ -73,8 +81,10 @@ def _separator(text: str) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None or isinstance(value, list | dict):
+    if value is None or isinstance(value, dict):
         return ""
+    if isinstance(value, list):  # of numbers a vector
+        return json.dumps(value) if value and all(isinstance(one, int | float) for one in value) else ""
     return str(int(value)) if isinstance(value, bool) else str(value).strip()
 
 
@@ -92,5 +102,26 @@ def match(name: str, columns: Mapping[str, Texts], exists: Callable[[str], bool]
             rows = {targets[code]: row for row, code in enumerate(names.codes) if there[code]}
             lost = (target for target, here in zip(targets, there, strict=True) if target and not here)
             others = {key: texts for key, texts in columns.items() if key != column}
-            return Table(file_column=column, rows=rows, columns=others, missing=tuple(dict.fromkeys(lost)))
+            images = {key: paths for key, texts in others.items() if (paths := _images(folder, texts, exists))}
+            return Table(
+                file_column=column,
+                rows=rows,
+                columns={key: texts for key, texts in others.items() if key not in images},
+                missing=tuple(dict.fromkeys(lost)),
+                images=images,
+            )
     return None
+
+
+def _images(folder: str, texts: Texts, exists: Callable[[str], bool]) -> tuple[str, ...] | None:
+    """The files that a column names a row, if nearly all that it names are images that are there."""
+    used = [word for word in texts.counts() if posixpath.splitext(word)[1].lower() in IMAGES]
+    if len(used) < _SHARE * max(1, len(texts.counts())):
+        return None
+    targets = {word: posixpath.normpath(posixpath.join(folder, word.replace("\\", "/"))) for word in used}
+    there = {word: target for word, target in targets.items() if exists(target)}
+    return (
+        tuple(there.get(word, "") for word in map(texts.__getitem__, range(len(texts))))
+        if len(there) >= _SHARE * len(used)
+        else None
+    )

@@ -1,19 +1,23 @@
-"""Do the samples look like the data, are they as varied, and are they new?  Pure functions of tensors."""
+"""Are samples like the data, as varied, new, and what was asked for?  Pure functions of tensors."""
 
 from fromnoise.evaluate.features import Examples, Features, LearnedFeatures, learn_features
 from fromnoise.evaluate.judge import Judgement, judge
 from fromnoise.evaluate.judge_text import TextJudgement
 from fromnoise.evaluate.neighbours import batches, beside, nearest
+from fromnoise.evaluate.obey import Asked, Obeyed, obedience
 
 __all__ = [
+    "Asked",
     "Examples",
     "Features",
     "Judgement",
     "LearnedFeatures",
+    "Obeyed",
     "TextJudgement",
     "batches",
     "beside",
     "judge",
     "learn_features",
     "nearest",
+    "obedience",
 ]

@@ -27,6 +27,7 @@ from fromnoise.evaluate.corrupt import REFERENCES
 from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manifold
 from fromnoise.evaluate.features import Examples, Features
 from fromnoise.evaluate.neighbours import CopyCheck, batches, copy_check, nearest
+from fromnoise.evaluate.obey import Obeyed
 from fromnoise.rng import derive_seed
 from fromnoise.types import FromNoiseError
 
@@ -70,7 +71,13 @@ class Judgement:
     p_floor: float
     rows: tuple[Row, ...]
     copies: tuple[CopyCheck, ...]
+    obedience: tuple[Obeyed, ...] = ()
     sentences: tuple[str, ...] = ()
+
+    def obeyed(self, rows: tuple[Obeyed, ...]) -> Judgement:
+        """The same with how conditions are met; its sentences stand before the last, which is about numbers."""
+        told = (*self.sentences[:-1], *(row.sentence for row in rows), *self.sentences[-1:])
+        return replace(self, obedience=rows, sentences=told)
 
     def to_json(self) -> dict:
         verdicts = [asdict(c) | {"level": c.level, "verdict": c.verdict} for c in self.copies]

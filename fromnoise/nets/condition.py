@@ -67,7 +67,7 @@ class Conditioner(nn.Module):
             if column.kind == "tokens":
                 sequences.append(code)
                 masks.append(value != 0)
-                code = _mean(code, value != 0)
+                code = _pooled(code, value != 0)
             vec = vec + torch.where(cond.present[column.name][:, None], code, null)
         return Encoded(
             vec * max(len(self.columns), 1) ** -0.5,  # a sum of n codes of unit variance
@@ -114,7 +114,8 @@ class NumberEncoder(nn.Module):
     def __init__(self, column: Column, width: int) -> None:
         super().__init__()
         self.low, self.high = ((edge - column.mean) / column.std for edge in (column.low, column.high))
-        self.register_buffer("freqs", 2 ** torch.linspace(-2, 3, 16), persistent=False)
+        # Waves much longer than a standard deviation: short ones say nothing of values in between and beyond.
+        self.register_buffer("freqs", 2 ** torch.linspace(-3, 1, 16), persistent=False)
         self.mlp = nn.Sequential(unit_linear(33, width), nn.SiLU(), unit_linear(width, width, SILU_MOMENT))
 
     def forward(self, value: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
@@ -133,15 +134,30 @@ class VectorEncoder(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """A sequence of symbols, 0 for padding, each with its learned position."""
+    """A sequence of symbols, 0 for padding: what each is and where it stands, then once around the others.
 
-    def __init__(self, column: Column, width: int) -> None:
+    The attention starts at zero, so a sequence begins as the bag of its symbols.
+    """
+
+    def __init__(self, column: Column, width: int, heads: int = 4) -> None:
         super().__init__()
+        self.heads = heads
         self.table = nn.Embedding(column.size, width)
         self.position = nn.Embedding(column.length, width)
+        self.attend = unit_linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        nn.init.normal_(self.position.weight, std=0.3)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, value: Int[Tensor, "b n"]) -> Float[Tensor, "b n e"]:
-        return self.table(value) + self.position.weight[: value.shape[1]]
+        h = self.table(value) + self.position.weight[: value.shape[1]]
+        q, k, v = self.attend(F.layer_norm(h, h.shape[-1:])).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        # A row without any symbol attends to everything rather than to nothing, and is blanked afterwards.
+        seen = (value != 0) | (value == 0).all(1, keepdim=True)
+        q, k, v = (z.transpose(1, 2) for z in (q, k, v))
+        around = F.scaled_dot_product_attention(q, k, v, seen[:, None, None])
+        return h + self.out(around.transpose(1, 2).flatten(2))
 
 
 ENCODERS = {"class": ClassEncoder, "number": NumberEncoder, "vector": VectorEncoder, "tokens": TokenEncoder}
@@ -158,6 +174,7 @@ def _broadcast(present: Bool[Tensor, " b"], value: Tensor) -> Tensor:
     return present.reshape(-1, *[1] * (value.ndim - 1))
 
 
-def _mean(sequence: Float[Tensor, "b n e"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b e"]:
-    weight = F.normalize(mask.to(sequence.dtype), p=1, dim=1)
+def _pooled(sequence: Float[Tensor, "b n e"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b e"]:
+    """The sum over √n, so that n codes of unit variance give one."""
+    weight = F.normalize(mask.to(sequence.dtype), dim=1)
     return (weight[:, None] @ sequence).squeeze(1)

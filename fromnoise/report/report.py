@@ -186,6 +186,11 @@ def _advice_on_samples(judgement: dict | None) -> list[str]:
         advice.append(
             "Single samples are close to training examples. Look at the neighbours, and do not publish before."
         )
+    for row in judgement.get("obedience", ()):
+        if row["samples"] < 0.6 * row["held"] if row["met"] else row["samples"] > 3 * row["held"]:
+            advice.append(
+                f"Samples often miss the {row['column']} that they were asked for: raise the guidance, or train longer."
+            )
     if ours["coverage"] < 0.8 * floor["coverage"]:
         advice.append("Parts of the data are missing from the samples: train longer, or lower the guidance.")
     if ours["precision"] < 0.8 * floor["precision"]:
