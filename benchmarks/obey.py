@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ def write(folder: Path, n: int, rng: np.random.Generator) -> None:
             table.writerow([f"images/{i:05}.png", f"{radius:.4f}", f"{place:.4f}"])
 
 
-def asked(run: fn.Run, values: dict[str, Sequence[float]], each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def asked(run: fn.Run, values: Mapping[str, np.ndarray], each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(asked, told), each (n, 2), and the pictures: every pair of the values, `each` times."""
     wanted, told, pictures = [], [], []
     for radius in values["radius"]:
@@ -104,10 +104,10 @@ def main() -> None:
             watch=lambda event: print(f"  {event}") if isinstance(event, str) else None,
         )
         halves = {name: (seen(name)[1:] + seen(name)[:-1]) / 2 for name in RANGES}
-        beyond = {}
+        beyond: dict[str, np.ndarray] = {}
         for name in RANGES:
             step = seen(name).std() / 2
-            beyond[name] = [seen(name)[0] - step, seen(name)[-1] + step]
+            beyond[name] = np.array([seen(name)[0] - step, seen(name)[-1] + step])
         print(f"{'':10}{'radius':>10}{'place':>10}   error in % of the range; correlation with the other condition")
         for what, values in (("seen", {name: seen(name) for name in RANGES}), ("between", halves), ("beyond", beyond)):
             wanted, told, pictures = asked(run, values, args.each)
