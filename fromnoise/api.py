@@ -19,10 +19,12 @@ from fromnoise.appraise import appraise, way
 from fromnoise.codec import Size, TextCodec
 from fromnoise.config import Config
 from fromnoise.data import Dataset
+from fromnoise.data.media import read_as
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.distill import begin_student, check_teacher, reopen_student, student_folder, student_session
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement, TextJudgement
+from fromnoise.extend import extension
 from fromnoise.fewsteps import FewSteps, compare
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate
@@ -165,16 +167,33 @@ class Run:
         guidance: float | None = None,
         where: Mapping[str, str | float] | None = None,
         prompt: str | None = None,
+        length: float | None = None,
+        beginning: str | Path | np.ndarray | None = None,
+        loop: bool = False,
         seed: int = 0,
         batch: int = 64,
     ) -> np.ndarray:
         """n samples in the data's own layout, dtype and range; sample i of a seed is the same whatever n and batch.
 
-        `where` fixes columns, {"class": "cat", "size": 0.3}; "none" hides one.  `prompt` is what the sample should be,
-        "red heart", of a model trained with captions; of a model of text it is a text with gaps, "In the ___".
+        where       fixes columns, {"class": "cat", "size": 0.3}; "none" hides one
+        prompt      what a sample of a model trained with captions should be, "red heart"; of a model of text, a text
+                    with gaps, "In the ___"
+        length      beyond the model's window: seconds of sound, pixels of a picture's width
+        beginning   a file or a raw example that samples go on from, for one more window unless `length` is given
+        loop        whether the end of a sample runs on in its start
         """
         return self.generate(
-            n, steps=steps, sampler=sampler, guidance=guidance, where=where, prompt=prompt, seed=seed, batch=batch
+            n,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            where=where,
+            prompt=prompt,
+            length=length,
+            beginning=beginning,
+            loop=loop,
+            seed=seed,
+            batch=batch,
         ).samples
 
     def generate(
@@ -186,14 +205,31 @@ class Run:
         guidance: float | None = None,
         where: Mapping[str, str | float] | None = None,
         prompt: str | None = None,
+        length: float | None = None,
+        beginning: str | Path | np.ndarray | None = None,
+        loop: bool = False,
         seed: int = 0,
         batch: int = 64,
         progress: Callable[[int], None] | None = None,
     ) -> Samples:
         """`sample` with each sample's conditions and recipe, and `save` to files."""
         release, sampler = self._chosen(steps, sampler, guidance)
-        config = configure(release, steps=steps, sampler=sampler, guidance=guidance)
-        return generate(release, n, config, seed=seed, where=where, prompt=prompt, batch=batch, progress=progress)
+        config, beyond = configure(release, steps=steps, sampler=sampler, guidance=guidance), None
+        if isinstance(beginning, str | Path):
+            beginning = read_as(Path(beginning), release.codec)
+        if length is not None or beginning is not None or loop:
+            beyond = extension(release.codec, length=length, beginning=beginning, loop=loop)
+        return generate(
+            release,
+            n,
+            config,
+            seed=seed,
+            where=where,
+            prompt=prompt,
+            extension=beyond,
+            batch=batch,
+            progress=progress,
+        )
 
     def _chosen(self, steps: int | None, sampler: str | None, guidance: float | None) -> tuple[Release, str | None]:
         """The model and sampler that were measured to be the better in so few steps, unless the caller chose."""

@@ -132,6 +132,14 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option(help="A caption, 'red heart'; of text models a text with gaps, 'In the ___'.")
     ] = None,
+    length: Annotated[
+        float | None,
+        typer.Option("--seconds", "--width", help="Beyond the model's window: seconds of sound, pixels of a picture."),
+    ] = None,
+    beginning: Annotated[
+        Path | None, typer.Option("--continue", metavar="FILE", help="A sound or picture to go on from.")
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="A folder, .npz, .npy, .zip, or .txt of texts.  [default: RUN/samples/TIME]")
@@ -163,6 +171,9 @@ def sample(
             guidance=guidance,
             where=conditions,
             prompt=prompt,
+            length=length,
+            beginning=beginning,
+            loop=loop,
             seed=seed,
             batch=batch,
             progress=progress,

@@ -155,6 +155,7 @@ class RunConfig:
     save_every: Positive = 60.0
     preview_first: Positive = 40.0
     preview_every: Positive = 120.0
+    preview_examples: Count = 32
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -21,6 +21,7 @@ from fromnoise.codec import Codec, TextCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
+from fromnoise.extend import Extension
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, last, sample
@@ -151,11 +152,18 @@ def configure(
 
 
 def walk(
-    release: Release, config: SampleConfig, indices: range, seed: int, cond: Cond, template: str | None = None
+    release: Release,
+    config: SampleConfig,
+    indices: range,
+    seed: int,
+    cond: Cond,
+    template: str | None = None,
+    extension: Extension | None = None,
 ) -> Iterator[Step]:
     """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move.
 
-    `template`, for models of text, is a text with gaps to be filled (`template.py`).
+    `template`, for models of text, is a text with gaps to be filled (`template.py`); `extension` says how samples go
+    beyond the model's window (`extend.py`).
     """
     if release.config.model.flow_map and (config.sampler != "ddim" or config.guidance != 1):
         raise FromNoiseError(
@@ -169,11 +177,13 @@ def walk(
     nets = [Counted(net) for net in (release.denoiser, release.weak) if net is not None]
     denoise = build_guidance(config, nets[0], nets[1] if len(nets) > 1 else None)
     times = build_grid(config, release.denoiser.start)(config.steps)
-    shape = (len(indices), *release.codec.shape)
+    shape = (len(indices), *(release if extension is None else extension).codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
     if template is not None:
         assert isinstance(release.codec, TextCodec)
         denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)
+    if extension is not None:
+        denoise = extension(denoise, x)
     if x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
     rng = Rng.of(seed, indices, "steps")
@@ -212,6 +222,7 @@ def generate(
     where: Mapping[str, str | float] | None = None,
     prompt: str | None = None,
     given: Cond | None = None,
+    extension: Extension | None = None,
     batch: int = 64,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -226,16 +237,17 @@ def generate(
         if value < least:
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")
     parts, conds, evaluations = [], [], 0
+    codec = (release if extension is None else extension).codec
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         conds.append(
             release.conditions(asked, seed, indices) if given is None else given[start - first : indices.stop - first]
         )
-        step = last(walk(release, config, indices, seed, conds[-1], template))
+        step = last(walk(release, config, indices, seed, conds[-1], template, extension))
         evaluations = step.evaluations
         if not bool(step.x.isfinite().all()):
             raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
-        parts.append(release.codec.decode(_on_cpu(step.x)))
+        parts.append(codec.decode(_on_cpu(step.x)))
         if progress:
             progress(len(indices))
     cond = Cond.cat(conds)
@@ -251,10 +263,11 @@ def generate(
             "evaluations": evaluations,
             "where": dict(where or {}),
             **({} if prompt is None else {"prompt": prompt}),
+            **({} if extension is None else extension.recipe),
             # Of the grids found for the model the one that was walked; the formula's settings say the rest.
             **asdict(replace(config, searched=tuple(g for g in config.searched if len(g) == config.steps + 1))),
         },
-        codec=release.codec,
+        codec=codec,
     )
 
 

@@ -5,6 +5,7 @@ The numbers come from the experiments in docs/benchmarks.md.  A recipe decides; 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,12 +29,22 @@ from fromnoise.config import (
 )
 from fromnoise.data.media import add_medium
 from fromnoise.runtime import Runtime, from_main
+from fromnoise.session import EMA_CHOICES, PREVIEW_STEPS
+from fromnoise.trainer import HELD_LEVELS
 from fromnoise.types import Shape
 
 # Width of the first level, narrowest to widest, and the images a run should at least see before the next one pays.
 WIDTHS = {64: 0, 96: 150_000, 128: 400_000, 192: 1_500_000, 256: 4_000_000}
 # What a training step reaches of the speed of a large matrix product, on the processors measured.
 EFFICIENCY = {"float32": 0.6, "bfloat16": 0.25}
+
+CELLS = 1_100  # at most, that a spectrogram is cut into
+# Watching a run takes at most these shares of its work: held-out losses, and previews.
+MEASURING, SHOWING = 0.05, 0.03
+PASSES = 3  # forward passes that cost as much as training on one example
+MOMENTS = (16, 8, 4)
+FEWEST_HELD, MOST_HELD = 8, 64
+FEWEST_SHOWN, MOST_SHOWN = 4, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +83,7 @@ def recipe(
     """The settings for a run of `budget` seconds or `steps` steps, and the machine's sustained speed in FLOP/s."""
     # One rank decides for all: ranks that measured differently would build different networks.
     speed = from_main(matmul_speed(runtime) * EFFICIENCY[runtime.precision], runtime)
-    run = RunConfig(steps=steps, budget=budget, seed=seed, held_examples=min(facts.held, 64))
+    run = RunConfig(steps=steps, budget=budget, seed=seed)
     if budget is not None:
         # The first preview within a minute, half a dozen over the run.
         run = replace(run, preview_first=min(40.0, budget / 6), preview_every=max(60.0, budget / 5))
@@ -84,7 +95,30 @@ def recipe(
     )
     nets = {width: RECIPES[facts.medium](config, facts, width) for width in WIDTHS}
     width = max(w for w, c in nets.items() if reach(c, facts, speed).examples >= WIDTHS[w])
-    return nets[width], speed
+    return watched(nets[width], facts, reach(nets[width], facts, speed)), speed
+
+
+def watched(config: Config, facts: Facts, far: Reach) -> Config:
+    """`config` watched as closely as its share of a run's work allows: by how many held-out examples, how often, and in
+    how large previews.  Forward passes are counted in training examples, of which one is `PASSES` of them.
+    """
+    run, room = config.run, far.examples * PASSES
+
+    def passes(moments: int, examples: int) -> int:
+        return (moments + len(EMA_CHOICES)) * len(HELD_LEVELS) * examples
+
+    most = min(facts.held, MOST_HELD)
+    moments = next((n for n in MOMENTS if passes(n, min(most, MOST_HELD // 2)) <= MEASURING * room), MOMENTS[-1])
+    held = min(most, max(FEWEST_HELD, int(MEASURING * room / passes(moments, 1))))
+    previews = 2 + max(0.0, far.examples / far.rate - run.preview_first) / run.preview_every
+    shown = int(SHOWING * room / (previews * PREVIEW_STEPS))
+    run = replace(
+        run,
+        held_evaluations=moments,
+        held_examples=held,
+        preview_examples=min(MOST_SHOWN, max(FEWEST_SHOWN, shown)),
+    )
+    return replace(config, run=run)
 
 
 def reach(config: Config, facts: Facts, speed: float) -> Reach:
@@ -127,12 +161,14 @@ def image(config: Config, facts: Facts, width: int) -> Config:
 
 
 def sound(config: Config, facts: Facts, width: int) -> Config:
-    """A U-Net on patches of the spectrogram, 64 up and about 17 to 24 along, so that it has about 1,000 cells.
+    """A U-Net on patches of the spectrogram, as tall as they are long or half as tall, of which there are about 1,000.
 
     A patch has more values than the network has features: noise goes out by the mask.
     """
     _, bins, frames = facts.shape
-    patch = (max(1, bins // 64), next(p for p in (1, 2, 4, 8, 16, 32) if frames / p <= 24 or p == 32))
+    doublings = math.ceil(math.log2(max(1, bins * frames / CELLS)))
+    tall = min(2 ** (doublings // 2), bins // 4)
+    patch = (tall, 2**doublings // tall)
     net = UNetConfig(
         widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), places=True, masks=True, emb=256
     )

@@ -35,7 +35,7 @@ from fromnoise.types import FromNoiseError
 
 SKIPS_BEFORE_ROLLBACK = 5
 MAX_ROLLBACKS = 4
-PREVIEW_EXAMPLES, PREVIEW_STEPS = 32, 10
+PREVIEW_STEPS = 10
 SNAPSHOTS = 8  # at most, of the last three quarters of the run
 METRIC_ROWS = 5000
 EMA_CHOICES = (0.03, 0.05, 0.075, 0.1, 0.14)
@@ -219,7 +219,8 @@ class Session:
             if not self.config.model.flow_map:
                 sampler = "multistep" if self.codec.vocab is None else quick.sampler
                 quick = replace(quick, sampler=sampler, steps=PREVIEW_STEPS, guidance=1.0)
-            samples = generate(release, PREVIEW_EXAMPLES, quick, batch=PREVIEW_EXAMPLES)
+            count = self.config.run.preview_examples
+            samples = generate(release, count, quick, batch=count)
             path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
@@ -295,7 +296,7 @@ def snapshot_due(before: int, now: int, moments: int) -> bool:
 def searching(config: Config, preview: float) -> tuple[int, float]:
     """Batches in the search of grids and the seconds of each, from those of a preview; of a budget 5 % at most."""
     evaluations = BATCH * WALKS * NODES * (1 if config.sample.guidance == 1 else 2)
-    batch = preview * evaluations / (PREVIEW_EXAMPLES * PREVIEW_STEPS)
+    batch = preview * evaluations / (config.run.preview_examples * PREVIEW_STEPS)
     none = config.model.flow_map or config.net.kind == "tokens"
     batches = 0 if none else math.ceil(config.run.grid_priors / BATCH)
     if config.run.budget is not None and batch > 0:

@@ -24,7 +24,7 @@ LINES = (
     "path target posterior process",
     "nets",
     "denoise",
-    "guide observe template grid stepper unmask sample",
+    "guide observe extend template grid stepper unmask sample",
     "density objectives build",
     "runtime memory optim ema checkpoint trainer",
     "release folder generate gridsearch session",

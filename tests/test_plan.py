@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 import fromnoise as fn
 from fromnoise import checkpoint, forecast, session
 from fromnoise.cli import main
-from fromnoise.config import from_json
+from fromnoise.config import Config, RunConfig, from_json
 from fromnoise.folder import RunFolder
 from fromnoise.forecast import Pace, foresee, likely
 from fromnoise.gridsearch import BATCH, NODES, WALKS
 from fromnoise.prepare import Choice, Prepared, choose, make_session, open_as
+from fromnoise.recipes import Facts, Reach, watched
 from fromnoise.runtime import detect
-from fromnoise.session import PREVIEW_EXAMPLES, PREVIEW_STEPS
+from fromnoise.session import EMA_CHOICES, PREVIEW_STEPS
 from fromnoise.trainer import HELD_LEVELS, Stepped, Trainer
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=8"]
@@ -114,7 +115,7 @@ def test_a_session_of_a_known_pace_keeps_its_budget_and_takes_the_steps_foreseen
         now.seconds += pace.save if path.name == "last.safetensors" else 0.0
 
     def search(*_, priors, seconds):
-        batch = pace.preview * BATCH * WALKS * NODES * 2 / (PREVIEW_EXAMPLES * PREVIEW_STEPS)
+        batch = pace.preview * BATCH * WALKS * NODES * 2 / (chosen.config.run.preview_examples * PREVIEW_STEPS)
         now.seconds += max(0, min(priors // BATCH, int(seconds // batch))) * batch
         return ()
 
@@ -148,6 +149,21 @@ def test_more_time_never_buys_fewer_steps_and_steps_take_their_time(digits, pace
     assert counted.seconds >= pace.start + counted.steps * pace.step
     if short.steps > chosen.config.run.held_evaluations:  # there and back, but for what falls due at the very end
         assert counted.seconds == pytest.approx(budget, abs=pace.step + pace.preview + pace.save + 1e-6)
+
+
+@given(examples=st.floats(500, 1e7), rate=st.floats(0.5, 1e4), held=st.integers(1, 5000))
+def test_watching_a_run_takes_a_bounded_share_of_its_work(examples, rate, held):
+    facts = Facts(examples=1000, held=held, shape=(3, 32, 32), columns=(), std=0.5)
+    config = Config(run=RunConfig(budget=examples / rate, preview_first=40, preview_every=max(60, examples / rate / 5)))
+    run = watched(config, facts, Reach(rate=rate, examples=examples)).run
+    measuring = (run.held_evaluations + len(EMA_CHOICES)) * len(HELD_LEVELS) * run.held_examples / 3
+    previews = 2 + max(0, examples / rate - 40) / run.preview_every
+    showing = previews * PREVIEW_STEPS * run.preview_examples / 3
+    # The fewest that say anything are affordable in runs of minutes, not of seconds.
+    assert measuring <= max(0.05 * examples, 120) and showing <= max(0.03 * examples, 100)
+    assert 1 <= run.held_examples <= held and run.preview_examples >= 4
+    if examples > 1e5:
+        assert (run.held_evaluations, run.held_examples, run.preview_examples) == (16, min(held, 64), 32)
 
 
 SCRIPT = """

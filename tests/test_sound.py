@@ -82,7 +82,7 @@ def test_there_and_back_is_the_same_sound_to_100_dB(rate, channels, frames, shar
         channels=channels,
         bins=2 ** int(np.log2(rate / 80)),
         frames=frames + 1,
-        gains=(0.7,) * 2 ** int(np.log2(rate / 80)),
+        gains=(0.7,) * (2 ** int(np.log2(rate / 80)) + 1),
     )
     y = signal(kind, round(share * codec.length), channels, seed)
     x0 = codec.encode([codec.store(y)])
@@ -100,6 +100,16 @@ def test_energy_is_kept_and_magnitudes_are_compressed():
     assert float(full / y.square().sum()) == pytest.approx(1, rel=1e-4)
     loud, quiet = (codec.encode([codec.store(gain * y[0].T.numpy())]) for gain in (1.0, 0.01))
     torch.testing.assert_close(quiet, 0.1 * loud, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_wrong_with_the_highest_frequency_stays_as_faint_as_it_is():
+    """Both share row 0: compressed together, an error of the one would be multiplied by the root of the other."""
+    codec = SoundCodec(rate=8000, channels=1, bins=64, frames=9)
+    x0 = codec.encode([np.full((codec.length, 1), 0.5, np.float32)])
+    wrong = x0.clone()
+    wrong[:, 1, 0] += 0.02
+    error = codec.decode(wrong) - codec.decode(x0)
+    assert np.abs(error).max() < 1e-3
 
 
 def test_one_gain_for_all_clips_so_that_loudness_is_kept():
@@ -140,15 +150,15 @@ def test_a_saved_sample_has_its_recipe_no_silence_at_its_end_and_no_click(tmp_pa
     np.testing.assert_allclose(back[100:5900], sample[100:5900], atol=1e-4)
     assert np.abs(back[[0, -1]]).max() < 1e-3
     loud = np.ones((codec.length, channels), np.float32)
-    assert np.abs(codec.trimmed(loud)[[0, -1]]).max() == 0 and len(codec.trimmed(loud)) == codec.length
-    assert len(codec.trimmed(0 * loud)) > 1, "silence can be saved, too"
+    assert np.abs(codec.ended(loud)[[0, -1]]).max() == 0 and len(codec.ended(loud)) == codec.length
+    assert len(codec.ended(0 * loud)) > 1, "silence can be saved, too"
 
 
 def test_a_preview_shows_frequency_upwards_and_loudness_as_light():
     codec = SoundCodec(rate=8000, channels=1, bins=64, frames=33)
     low, high = (np.sin(np.arange(codec.length) * w)[None, :, None].astype(np.float32) for w in (0.3, 2.5))
     pictures = codec.preview(np.concatenate([low, high, 0 * low])).astype(int).sum(-1).mean(2)
-    assert pictures.shape == (3, 64) and pictures[0].argmax() > 50 and pictures[1].argmax() < 20
+    assert pictures.shape == (3, 128) and pictures[0].argmax() > 100 and pictures[1].argmax() < 40
     assert pictures[2].max() < 10
 
 
@@ -225,6 +235,7 @@ def test_what_cannot_be_heard_is_named_and_the_rest_trains(tmp_path):
     words = {"cut.mp3": "again", "cut.wav": "again", "cut.flac": "again", "silent.wav": "silent", "six.wav": "stereo"}
     for name, word in (words | {"point.wav": "1 sample", "words.wav": "not a readable sound"}).items():
         assert word in reasons[name], (name, reasons[name])
+    assert "copy" in reasons["empty.wav"]
     assert any("single example (lonely)" in note for note in open_dataset(tmp_path / "set", columns=["word"]).notes)
 
 
@@ -252,6 +263,25 @@ def run(tmp_path_factory) -> fn.Run:
     folder = tmp_path_factory.mktemp("sounds")
     files = hits(210) | {f"kick_flac_{i}.flac": wav(tone(0.1, pitch=50 + i), kind="FLAC") for i in range(3)}
     return fn.train(fill(folder / "set", files), out=folder / "run", steps=3, size=0.1, settings=TINY)
+
+
+def test_samples_go_beyond_the_window(run, tmp_path):
+    codec = run.release.codec
+    assert isinstance(codec, SoundCodec)
+    for number, more in enumerate(({"length": 0.3}, {"loop": True}, {"loop": True, "length": 0.25})):
+        samples = run.generate(2, **more)
+        files = sorted(samples.save(tmp_path / f"{number}").glob("*.wav"))
+        sizes = {soundfile.info(file).frames for file in files}
+        assert sizes == {samples.samples.shape[1]}, "asked-for lengths are not trimmed"
+        assert sizes.pop() / codec.rate == pytest.approx(more.get("length", codec.length / codec.rate), abs=0.02)
+        assert more.items() <= read_recipe(files[1]).items()
+    y = tone(0.12)
+    soundfile.write(tmp_path / "start.wav", y, 8000, subtype="FLOAT")
+    made = run.sample(1, beginning=tmp_path / "start.wav")[0]
+    kept = (len(y) // codec.bins - 1) * codec.bins
+    assert np.abs(made[:kept] - y[:kept]).max() < 1e-4 and len(made) >= len(y) + codec.length - 2 * codec.bins
+    with pytest.raises(FromNoiseError, match=r"start.txt"):
+        run.sample(1, beginning=tmp_path / "start.txt")
 
 
 def test_samples_are_sounds_like_the_data(run, tmp_path):

@@ -21,7 +21,7 @@ from fromnoise.errors import FromNoiseError, Unreadable, reason
 from fromnoise.types import Shape
 
 SHORTEST = 0.01  # seconds of a clip that can be learned from
-_SILENCE = 1e-5  # -100 dB of full scale: nothing of it is heard
+_SILENCE = 1e-4  # -80 dB of full scale: nothing of it is heard
 _STARTS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 
 
@@ -62,7 +62,7 @@ def sniff(head: bytes) -> bool:
 def probe(data: bytes) -> SoundHeader:
     """The header of a sound file held in memory.  Raises Unreadable with the reason."""
     if not data:
-        raise Unreadable("empty file")
+        raise Unreadable("is empty: copy or export it again")
     if _missing(data):
         raise Unreadable("the file is cut short: copy or export it again")
     try:

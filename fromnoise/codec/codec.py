@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -88,6 +88,34 @@ class Codec(Protocol):
     @staticmethod
     def from_json(data: Mapping[str, object]) -> Codec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
+        ...
+
+
+Ends = Literal["rest", "free", "continued", "loop"]
+
+
+@runtime_checkable
+class Extensible(Protocol):
+    """What a `Codec` is besides where samples may be longer than its window along x0's last axis."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def unit(self) -> str:
+        """What lengths are counted in, as `seconds`."""
+        ...
+
+    def extent(self, places: int) -> float:
+        """The length of so many places along the last axis."""
+        ...
+
+    def extended(self, length: float, ends: Ends) -> Any:
+        """The codec of samples of another length; of loops the last place is followed by the first."""
+        ...
+
+    def beginning(self, raw: np.ndarray) -> Float[Tensor, "1 c *d"]:
+        """The x0 of a raw beginning, as far as it does not depend on what follows.  Raises FromNoiseError for none."""
         ...
 
 

@@ -10,6 +10,7 @@ bits without alpha `store`, `encode` and `decode` are exact inverses of each oth
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.codec import imagefile
-from fromnoise.codec.codec import described
+from fromnoise.codec.codec import Ends, described
 from fromnoise.codec.imagefile import read_recipe
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
@@ -168,6 +169,20 @@ class ImageCodec:
         """One decoded sample (h, w, c) to `path` plus a suffix: see `codec/imagefile.py`."""
         assert sample.shape == (self.height, self.width, self.channels), sample.shape
         return imagefile.save(path, sample, alpha=self.alpha, recipe=recipe)
+
+    @property
+    def unit(self) -> str:
+        return "pixels"
+
+    def extent(self, places: int) -> float:
+        return places
+
+    def extended(self, length: float, ends: Ends) -> ImageCodec:
+        """Panoramas `length` pixels wide."""
+        return dataclasses.replace(self, width=math.ceil(length))
+
+    def beginning(self, raw: np.ndarray) -> Float[Tensor, "1 c h w"]:
+        return self.encode(self.store(raw)[None])
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "image", **dataclasses.asdict(self)}

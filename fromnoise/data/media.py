@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from fromnoise.codec import CODECS, Medium
+import numpy as np
+
+from fromnoise.codec import CODECS, Codec, Medium
 from fromnoise.data.image import Images
 from fromnoise.data.sound import Sounds
 from fromnoise.data.writing import Writings
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import FromNoiseError, Unreadable, reason
 
 IMAGE, TEXT = Images(), Writings()
 MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT)}
@@ -21,6 +24,18 @@ def add_medium(medium: Medium[Any, Any]) -> None:
             raise FromNoiseError(f"The medium {medium.name} takes the name or files of {other.name}: choose others.")
     MEDIA[medium.name] = medium
     CODECS[medium.name] = medium.codec
+
+
+def read_as(path: Path, codec: Codec) -> np.ndarray:
+    """One file as a raw example for `codec`.  Raises FromNoiseError where it cannot be read as that."""
+    medium = MEDIA[str(codec.to_json()["kind"])]
+    try:
+        data = path.read_bytes()
+        return medium.read(data, medium.probe(data), codec)
+    except OSError as error:
+        raise FromNoiseError(f"Cannot read {path} ({reason(error)}): give another file.") from error
+    except Unreadable as error:
+        raise FromNoiseError(f"{path} {error}.") from error
 
 
 def formats() -> str:

@@ -6,7 +6,7 @@ window      as long as nine clips of ten, at most `LONGEST` seconds and `MOST` s
             padded with silence, and samples come out without it
 crop        where three clips of five fit the window they are hits, and longer ones are cut off at its end; otherwise
             they are recordings, and every step shows a random part of each
-spectra     frames of about 25 ms, half overlapping
+spectra     frames of about 25 ms (32 at 8 kHz), half overlapping
 files       samples are WAV or FLAC as most of the data are, in the data's resolution
 """
 
@@ -28,7 +28,7 @@ from fromnoise.errors import FromNoiseError
 LONGEST, MOST = 4.0, 2**16
 _HITS = 0.6  # of the clips, if they fit the window, make the set one of hits
 _HELD = 0.9  # of the clips are held whole by the window
-_HOP = 0.0125  # seconds between spectra, at most
+_HOP = 0.0125  # seconds between spectra, to the nearest power of two in samples
 _COLUMNS = 8  # the number of spectra is a multiple of this
 T = TypeVar("T", bound=Any)
 
@@ -81,7 +81,7 @@ class Sounds:
         if isinstance(size, tuple) or (size is not None and not 0.02 <= size <= 60):
             raise FromNoiseError(f"A size of {size} is no length of sound: give seconds, such as --size 1.5.")
         wanted = float(size or min(np.quantile(seconds, _HELD, method="higher"), LONGEST, MOST / common.rate))
-        bins = int(2 ** np.clip(np.floor(np.log2(_HOP * common.rate)), 4, 11))
+        bins = int(2 ** np.clip(np.round(np.log2(_HOP * common.rate)), 4, 11))
         frames = _COLUMNS * int(np.ceil((wanted * common.rate / bins + 1) / _COLUMNS))
         codec = SoundCodec(
             rate=common.rate,

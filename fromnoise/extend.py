@@ -1,0 +1,117 @@
+"""Samples longer than a model's window, beginnings gone on with, and loops: denoiser → denoiser along the last axis.
+
+Whatever is long is looked at through windows of the length L that the model was trained on, half overlapping; window k
+begins at a_k.  All see the same x_t, and of x0 at place i it is believed
+
+    x0_hat[i] = Σ_k w[i - a_k]·x0_hat_k[i - a_k] / Σ_k w[i - a_k],    w[j] = sin²(π·(j + ½)/L),
+
+the posterior nearest to those of all windows (Bar-Tal et al. 2023, MultiDiffusion), where that window has the most say
+which sees as far to one side as to the other.  In a loop windows go on at the start, so that no place is an end.  What
+is known is pinned (`observe.py`).  The sampling loop knows nothing of all this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fromnoise.codec import Codec, Extensible
+from fromnoise.cond import Cond
+from fromnoise.denoise import Denoiser
+from fromnoise.observe import Pinned
+from fromnoise.posterior import Mean
+from fromnoise.types import Data, FromNoiseError, Time
+
+
+class Windowed:
+    """A denoiser of any length, by one of windows of `size`; `loop` joins the end to the start."""
+
+    def __init__(self, denoise: Denoiser, size: int, *, loop: bool = False) -> None:
+        self.denoise, self.size, self.loop, self.process = denoise, size, loop, denoise.process
+
+    def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Mean:
+        n = x_t.shape[-1]
+        assert n >= self.size and all(time is None or time.shape[-1] == 1 for time in (t, s)), (n, self.size)
+        place = torch.arange(self.size, device=x_t.device)
+        weight = torch.sin(math.pi * (place + 0.5) / self.size).square().to(x_t.dtype)
+        belief, share = torch.zeros_like(x_t), x_t.new_zeros(n)
+        # One window after the other: what is long takes the memory of a batch of short ones.
+        for start in starts(n, self.size, self.loop):
+            seen = (place + start) % n
+            post = self.denoise(x_t.index_select(-1, seen), t, cond, s)
+            assert isinstance(post, Mean), "windows are of continuous data"
+            belief.index_add_(-1, seen, weight * post.x0)
+            share.index_add_(0, seen, weight)
+        return Mean(belief / share)
+
+
+def starts(n: int, size: int, loop: bool = False) -> list[int]:
+    """Where windows of `size` begin in `n` places: as few as overlap by half, evenly spread; in a loop two or more."""
+    if loop:
+        count = math.ceil(2 * n / size)
+        return [k * n // count for k in range(count)]
+    count = math.ceil(2 * (n - size) / size)
+    return [k * (n - size) // max(count, 1) for k in range(count + 1)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extension:
+    """How samples go beyond the window: their codec, the x0 that they begin with, and whether they are loops.
+
+    `recipe` is what makes them again.
+    """
+
+    codec: Codec
+    window: int
+    known: Float[Tensor, "1 c *d"] | None
+    loop: bool
+    recipe: dict[str, object]
+
+    def __call__(self, denoise: Denoiser, x: Data) -> Denoiser:
+        """A denoiser of windows as one of data like `x`, certain of the beginning."""
+        long = Windowed(denoise, self.window, loop=self.loop)
+        if self.known is None:
+            return long
+        y = torch.zeros_like(x)
+        y[..., : self.known.shape[-1]] = self.known.to(x)
+        mask = torch.arange(x.shape[-1], device=x.device) < self.known.shape[-1]
+        return Pinned(long, y, mask.expand(x.shape))
+
+
+def extension(
+    codec: Codec, *, length: float | None = None, beginning: np.ndarray | None = None, loop: bool = False
+) -> Extension:
+    """Samples of `length` (seconds of sound, pixels of width) that go on from a raw `beginning`, or are loops.
+
+    Without a length a beginning is followed by as much as one window, and a loop is as long as one.  Raises
+    FromNoiseError where the medium has no long axis, or the length has no room.
+    """
+    if not isinstance(codec, Extensible):
+        raise FromNoiseError(
+            "Text is continued and filled in by --prompt; lengths and loops are for sound and pictures."
+        )
+    if loop and beginning is not None:
+        raise FromNoiseError("A loop has no beginning: leave out either --loop or --continue.")
+    window, known = codec.shape[-1], None
+    if beginning is not None:
+        known = codec.beginning(beginning)
+        length = codec.extent(known.shape[-1] + window) if length is None else length
+    length = codec.extent(window) if length is None else length
+    if not math.isfinite(length) or length < codec.extent(window) * 0.999:
+        raise FromNoiseError(
+            f"The model was trained on windows of {codec.extent(window):g} {codec.unit}: ask for a length of as much "
+            f"or more, not {length:g}, and cut what it makes."
+        )
+    long = codec.extended(length, "loop" if loop else "free" if known is None else "continued")
+    if known is not None and known.shape[-1] >= long.shape[-1]:
+        raise FromNoiseError(f"The beginning alone fills {length:g} {codec.unit}: ask for a greater length.")
+    recipe: dict[str, object] = {"length": length, "loop": loop}
+    if beginning is not None:
+        recipe["beginning"] = blake2b(np.ascontiguousarray(beginning).data, digest_size=8).hexdigest()
+    return Extension(codec=long, window=window, known=known, loop=loop, recipe=recipe)
