@@ -110,7 +110,7 @@ class FlowConfig:
     k_last: Annotated[float, Field(gt=0, le=1)] = 0.05
     power: Annotated[float, Field(ge=0, le=1)] = 0.75
     from_data: bool = False
-    match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
+    match_from: Annotated[float, Field(ge=0, le=1)] = 0.5
     match_flow: Annotated[float, Field(ge=0)] = 0.025
 
 

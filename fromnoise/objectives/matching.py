@@ -12,6 +12,10 @@ has only ever seen the student's samples: the companion, trained along.  With th
 with the right side held fixed (their eq. 8).  A flow map alone copies where the teacher goes and, having too little
 time, blurs it; what this adds is that the samples must look like the teacher's to the teacher.  The companion learns
 from the very x_t that (2) is measured on, so it costs one pass with gradient and nothing else.
+
+The last of k jumps begins at time 1/k, and can change no more than what the noise there hides.  Beyond, both scores
+speak of what is settled already, and a jump could follow them only by a shift of all samples alike; so t stays below
+REACH/k.
 """
 
 from __future__ import annotations
@@ -31,8 +35,9 @@ from fromnoise.rng import Rng
 from fromnoise.sample import as_time
 from fromnoise.types import Data, Time
 
-JUMPS = (1, 2, 1, 4)  # of samples, by their place in the global batch
-LOW, HIGH = 0.05, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
+JUMPS = (1, 2, 1, 1, 4, 1)  # of samples, by their place in the global batch
+LOW, HIGH = 0.03, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
+REACH = 1.2
 LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
 SMALL = 1e-3  # at least, the denominator of eq. (2)
 
@@ -40,6 +45,8 @@ SMALL = 1e-3  # at least, the denominator of eq. (2)
 @dataclass(frozen=True, kw_only=True)
 class Matching:
     """A flow map's loss; from part `begin` of the run on, beside it, the squared distance to eq. (2) of own samples.
+
+    For the flow map the run is over at `begin`: its k has fallen by then.
 
     companion  a denoiser of its own parameters, trained along by the same optimiser: first the teacher's twin, at last
                the denoiser of what the student makes
@@ -52,11 +59,13 @@ class Matching:
     flow_share: float = 0.025
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
-        flow = self.flow(denoise, x0, cond, rng, progress)
+        flow = self.flow(denoise, x0, cond, rng, min(1.0, progress / self.begin) if self.begin else 1.0)
         if progress < self.begin:
             return flow
-        x = self.samples(denoise, x0, cond, rng)
-        t = as_time(LOW + (HIGH - LOW) * rng.stratified(), x0)
+        jumps = torch.tensor([JUMPS[p % len(JUMPS)] for p in rng.positions], device=x0.device)
+        x = self.samples(denoise, x0, cond, jumps, rng)
+        high = HIGH * (REACH / jumps).clamp_max(1.0)
+        t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
         eps = rng.normal(tuple(x.shape), like=x)
         pull, follow = self.pull(x, eps, t, cond)
         heard = float(progress >= self.begin + LEAD)
@@ -66,9 +75,8 @@ class Matching:
         """The flow map's measure: how far from the teacher's ends, which matching gives up for likeness."""
         return self.flow.at(denoise, x0, cond, t, rng)
 
-    def samples(self, denoise: Denoiser, like: Data, cond: Cond, rng: Rng) -> Data:
-        """What the student makes of noise in JUMPS equal jumps; the gradient is that of the last one alone."""
-        jumps: Int[Tensor, " b"] = torch.tensor([JUMPS[p % len(JUMPS)] for p in rng.positions], device=like.device)
+    def samples(self, denoise: Denoiser, like: Data, cond: Cond, jumps: Int[Tensor, " b"], rng: Rng) -> Data:
+        """What the student makes of noise in `jumps` equal jumps; the gradient is that of the last one alone."""
         x = torch.empty_like(like).copy_(denoise.process.prior(tuple(like.shape), self.flow.start, rng))
         for done in range(max(JUMPS) - 1):
             going = jumps > done + 1
