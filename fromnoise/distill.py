@@ -1,7 +1,8 @@
 """Distillation: a trained model becomes the teacher of its own student for 1 to 4 steps.
 
 The student is the same network as a flow map, starts from the release's weights, and is trained in RUN/distilled as any
-run is: checkpoints, metrics, best, previews, resume, rollback and budget are the session's.
+run is: checkpoints, metrics, previews, resume, rollback and budget are the session's.  First it learns where the
+teacher's flow leads, then what the teacher's samples are like; the release is its last average.
 """
 
 from __future__ import annotations

@@ -47,6 +47,12 @@ class Rng:
     def __getitem__(self, part: slice) -> Rng:
         return Rng(self.generators[part], self.positions[part], self.total)
 
+    def every(self, n: int) -> Rng:
+        """Every n-th example of the global batch, as a global batch of its own."""
+        part = [i for i, p in enumerate(self.positions) if p % n == 0]
+        positions = [self.positions[i] // n for i in part]
+        return Rng([self.generators[i] for i in part], positions, -(-self.total // n))
+
     def normal(self, shape: Shape, like: Tensor | None = None) -> Tensor:
         """Standard normal of `shape` (first axis: the examples), in the dtype and on the device of `like`."""
         return self._stack(torch.randn, shape, like)

@@ -342,3 +342,12 @@ def test_stratified_draws_fill_each_stratum_once_also_when_ranks_share_the_batch
     whole = Rng.of(0, range(16)).stratified()
     assert torch.equal(torch.cat(halves), whole)
     assert (whole * 16).floor().tolist() == list(range(16))
+
+
+def test_every_fourth_example_is_a_batch_of_its_own_also_when_ranks_share_it():
+    parts = [Rng.of(0, part, total=16).every(4).stratified() for part in (range(0, 6), range(6, 16))]
+    quarter = torch.cat(parts)
+    assert torch.equal((quarter * 4).long(), torch.arange(4))
+    assert torch.equal(quarter, Rng.of(0, range(16)).every(4).stratified())
+    drawn = Rng.of(0, range(16)).normal((16, 3))
+    assert torch.equal(Rng.of(0, range(16)).every(4).normal((4, 3)), drawn[::4])
