@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@run=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/fromnoise train emoji --out $$run --budget 4m --size 32 && \
+	$(BIN)/fromnoise train emoji --out $$run --budget 4m --size 32 --columns group && \
 	$(BIN)/fromnoise sample $$run -n 64 --seed 0 --out $$run/samples/demo --strip $$run/samples/strip.png && \
 	echo "Look at $$run/samples/demo/sheet.png, $$run/samples/strip.png and $$run/report.html"
 

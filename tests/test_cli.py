@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import tifffile
 from PIL import Image
 
 import fromnoise as fn
+from fromnoise import appraise
 from fromnoise.cli import main, parse_columns, parse_size, parse_where
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=8"]
@@ -168,7 +170,9 @@ def test_a_file_without_permission_is_named(fromnoise, tmp_path):
     assert code == 0 and "RGB-3.png" in said and "ermission" in said
 
 
-def test_the_report_is_written(fromnoise, run):
+def test_the_report_is_written(fromnoise, run, monkeypatch):
+    for name in ("learn_features", "obedience"):
+        monkeypatch.setattr(appraise, name, partial(getattr(appraise, name), steps=50))
     code, said, _ = fromnoise("evaluate", run.folder.path, "-n", 40)
     assert code == 0 and "held-out data" in said
     assert json.loads(run.folder.evaluation.read_text())["count"] >= 20

@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import fromnoise as fn
 from fromnoise import checkpoint, forecast, session
@@ -93,7 +93,7 @@ def test_a_session_of_a_known_pace_keeps_its_budget_and_takes_the_steps_foreseen
     """What takes time moves a clock of our own by what the pace says; all else is the real session."""
     chosen, prepared = digits
     now = SimpleNamespace(seconds=pace.start)
-    pictures = SimpleNamespace(pictures=lambda: np.zeros((1, 8, 8, 3), np.uint8))
+    pictures = SimpleNamespace(sheet=lambda: Image.new("RGB", (8, 8)))
     write = checkpoint.save
 
     def step(trainer, progress):

@@ -295,6 +295,7 @@ def test_samples_are_sounds_like_the_data(run, tmp_path):
 
 def test_the_report_card_of_sounds_plays_them(run, monkeypatch):
     monkeypatch.setattr(appraise, "learn_features", partial(appraise.learn_features, steps=10))
+    monkeypatch.setattr(appraise, "obedience", partial(appraise.obedience, steps=10))
     judgement = run.evaluate(n=24)
     assert judgement.row("samples").frechet > judgement.row("floor").frechet
     page = Path(run.folder.report).read_text()

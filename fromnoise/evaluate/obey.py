@@ -78,17 +78,24 @@ class Asked:
 
 
 def obedience(
-    columns: Sequence[Column], train: Examples, cond: Cond, samples: Asked, held: Asked, *, seed: int = 0
+    columns: Sequence[Column],
+    train: Examples,
+    cond: Cond,
+    samples: Asked,
+    held: Asked,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
 ) -> tuple[Obeyed, ...]:
     """A row for each column that some samples, and some held-out examples, were asked for.
 
-    `cond` are the conditions of the training examples, which the judge learns from.  Deterministic in the data and
-    seed.
+    `cond` are the conditions of the training examples, which the judge learns from in so many steps.  Deterministic in
+    the data and seed.
     """
     columns = [c for c in columns if all(bool(part.present[c.name].any()) for part in (cond, samples.cond, held.cond))]
     if not columns or len(train) < 2:
         return ()
-    judge = _learn(columns, train, cond, seed)
+    judge = _learn(columns, train, cond, steps, seed)
     rows = []
     with torch.no_grad():
         told = [judge.seen(part.x) for part in (samples, held)]
@@ -213,15 +220,15 @@ def _loss(column: Column, head: nn.Module, seen: tuple[Tensor, ...], value: Tens
             return F.mse_loss(head(features).reshape(value.shape), value)
 
 
-def _learn(columns: Sequence[Column], train: Examples, cond: Cond, seed: int) -> _Judge:
+def _learn(columns: Sequence[Column], train: Examples, cond: Cond, steps: int, seed: int) -> _Judge:
     first = train[np.arange(1)]
     generator = torch.Generator().manual_seed(derive_seed(seed, "obedience"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "obedience", "weights"))
         judge = _Judge(first.shape[1], first.shape[2:], columns)
     optimiser = torch.optim.AdamW(judge.parameters(), PEAK_LR, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LR, total_steps=STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LR, total_steps=steps)
+    for _ in range(steps):
         index = torch.randint(len(train), (BATCH,), generator=generator)
         x = train[index.numpy()].float()
         x = x + NOISE * torch.randn(x.shape, generator=generator)
