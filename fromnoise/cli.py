@@ -154,13 +154,10 @@ def sample(
     from fromnoise.generate import check_free
     from fromnoise.sheet import save_sheet
 
-    if out is None:
-        base = run / "samples" if run.is_dir() else Path("samples")
-        out = base / time.strftime("%Y%m%d-%H%M%S")
+    out = out or _samples_of(run)
     loaded, conditions = api.load(run), parse_where(where)
-    for path in (out, strip):
-        if path is not None:
-            check_free(path)
+    for path in filter(None, (out, strip)):
+        check_free(path)
     if strip is not None and strip.suffix.lower() != ".png":
         raise FromNoiseError(f"The strip is a PNG picture: write --strip {strip.with_suffix('.png')}.")
     with counting("sampling", n) as progress:
@@ -184,6 +181,10 @@ def sample(
         with writing(strip):
             save_sheet(loaded.strip(seed=seed, where=conditions, prompt=prompt), strip)
         print(strip)
+
+
+def _samples_of(run: Path) -> Path:
+    return (run / "samples" if run.is_dir() else Path("samples")) / time.strftime("%Y%m%d-%H%M%S")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from fromnoise.rng import Rng
@@ -60,8 +60,10 @@ class Cond:
     def __getitem__(self, part: slice) -> Cond:
         return self._map(lambda x: x[part], len(range(*part.indices(self.batch))))
 
-    def rows(self, mask: Bool[Tensor, " b"]) -> Cond:
-        return self._map(lambda x: x[mask], int(mask.sum()))
+    def rows(self, which: Bool[Tensor, " b"] | Int[Tensor, " k"]) -> Cond:
+        """The examples that a mask keeps, or those that indices name, in their order."""
+        count = int(which.sum()) if which.dtype == torch.bool else len(which)
+        return self._map(lambda x: x[which], count)
 
     def null(self) -> Cond:
         """The same columns with nothing present: the reference of classifier-free guidance."""

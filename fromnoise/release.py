@@ -78,9 +78,9 @@ class Release:
         asked = {name: _asked(known[name], str(value), space) for name, value in where.items()}
         agreeing = self._agreeing(asked)
         among = agreeing if len(agreeing) else torch.arange(len(self.rows))
-        pick = among[(Rng.of(seed, indices, "rows").uniform((batch,)) * len(among)).long()]
-        values = {k: v[pick] for k, v in self.rows.values.items()}
-        present = {k: p[pick] & bool(len(agreeing)) for k, p in self.rows.present.items()}
+        picked = self.rows.rows(among[(Rng.of(seed, indices, "rows").uniform((batch,)) * len(among)).long()])
+        values = dict(picked.values)
+        present = {k: p & bool(len(agreeing)) for k, p in picked.present.items()}
         for name, value in asked.items():
             present[name] = torch.full((batch,), value is not None)
             if value is not None:

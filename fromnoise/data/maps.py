@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -36,22 +37,20 @@ def encode(profile: Profile, listing: Listing, space: Shape, train: np.ndarray, 
     values, tree = listing.items.columns[profile.name], listing.tree
     assert tree is not None and len(space) == 2, "maps are files, and of images"
     place = {name: i for i, name in enumerate(tree.entries.names)}
-    used = [int(code) for code in np.unique(values.codes) if code]
+    used = np.setdiff1d(values.codes, 0)
     first = [values.words[code] for code in np.unique(values.codes[train]) if code][:_LOOKED_AT]
     column = _column(profile.name, (_raw(read(tree, tree.entries[place[word]])) for word in first))
     file = (cache or default_cache()) / "maps" / f"{_digest(column, listing, values, space)}.npy"
-    broken: list[int] = []
     if not file.exists():
         table = np.full((len(values.words), column.size, *space), np.nan, dtype=np.float16)
         for code in used:
-            try:
+            with suppress(Unreadable):  # what stays NaN is counted below
                 table[code] = as_map(column, read(tree, tree.entries[place[values.words[code]]]), space)
-            except Unreadable:
-                broken.append(code)
         keep(file, partial(np.save, arr=table))
     else:
         table = np.load(file, mmap_mode="r")
-    whole = np.array([code in set(used) and bool(np.isfinite(table[code, 0, 0, 0])) for code in range(len(table))])
+    whole = np.zeros(len(table), dtype=bool)
+    whole[used] = np.isfinite(table[used, 0, 0, 0])
     present = whole[values.codes]
     what = f"of {column.size} labels" if column.labels else "of grey" if column.size == 1 else "of colours"
     notes = [f"{profile.name}: maps {what} are a condition, at the size of the images."]

@@ -232,11 +232,8 @@ def _learn(columns: Sequence[Column], train: Examples, cond: Cond, steps: int, s
         index = torch.randint(len(train), (BATCH,), generator=generator)
         x = train[index.numpy()].float()
         x = x + NOISE * torch.randn(x.shape, generator=generator)
-        part = Cond(
-            {k: v[index] for k, v in cond.values.items()}, {k: p[index] for k, p in cond.present.items()}, BATCH
-        )
         optimiser.zero_grad()
-        judge.loss(x, part).backward()
+        judge.loss(x, cond.rows(index)).backward()
         nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -87,7 +87,7 @@ class FlowMap:
             # Where k = 1 nothing is left to jump, and at m = 0 there would be no velocity to ask for.
             rest = torch.where(k < 1, jump_velocity(denoise, x_t - (t - m) * v, m.clamp_min(EARLIEST), s, cond), v)
         rate = (jump_velocity(denoise, x_t, t, s, cond) - (k * v + (1 - k) * rest)) / k
-        square = (rate**2).flatten(1).mean(1)
+        square = mean_square(rate)
         return k.flatten() * square * (square.detach() + SOFT) ** -self.power
 
     def jumps(self, x0: Data, rng: Rng, progress: float) -> tuple[Time, Time, Time]:
@@ -138,3 +138,7 @@ def jump_velocity(denoise: Denoiser, x_t: Data, t: Time, s: Time, cond: Cond) ->
     post = denoise(x_t, t, cond, s)
     assert isinstance(post, Mean)
     return velocity(x_t, post, t)
+
+
+def mean_square(x: Data) -> Float[Tensor, " b"]:
+    return (x**2).flatten(1).mean(1)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
-from fromnoise.objectives.flowmap import FlowMap, jump_velocity
+from fromnoise.objectives.flowmap import FlowMap, jump_velocity, mean_square
 from fromnoise.objectives.loss import Loss
 from fromnoise.process import add_noise
 from fromnoise.rng import Rng
@@ -104,7 +104,3 @@ class Matching:
             size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)
             goal = made + t * (theirs - v) / as_time(size, made)  # eq. (2): x0_hat = x_t - t·v
         return mean_square(x - goal) / 2, mean_square(theirs - (eps - made))
-
-
-def mean_square(x: Data) -> Float[Tensor, " b"]:
-    return (x**2).flatten(1).mean(1)
