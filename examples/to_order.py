@@ -1,0 +1,114 @@
+"""Five models that make what they are asked for, each by one command, of data that packages carry.
+
+    python -m examples.to_order emoji     # pictures from prompts, 64 pixels
+    python -m examples.to_order drums     # hits by kind
+    python -m examples.to_order notes     # notes by instrument and pitch
+    python -m examples.to_order speech    # spoken prompts in five languages
+    python -m examples.to_order verses    # verses, gaps filled in
+
+The run goes to runs/NAME with its report; what was asked for goes to runs/NAME/asked, a folder for each wish, and for
+all but text to one sheet, asked.png.  A run that is there already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fromnoise as fn
+from benchmarks.data import fetch
+from fromnoise.display import Display
+from fromnoise.errors import FromNoiseError
+from fromnoise.sheet import save_sheet, sheet
+
+Wish = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """wishes  each by a name of its own, as keywords of `Run.generate`
+    settings   keywords of `fn.train` beside data, out and budget
+    bundled    whether the data come with fromnoise
+    """
+
+    wishes: Mapping[str, Wish]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    bundled: bool = False
+
+
+def prompts(*texts: str) -> dict[str, Wish]:
+    return {text: {"prompt": text} for text in texts}
+
+
+def where(**columns: tuple[str | float, ...]) -> dict[str, Wish]:
+    """A wish for each place in the columns' values."""
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {" ".join(str(value) for value in row.values()): {"where": row} for row in rows}
+
+
+EXAMPLES = {
+    "emoji": Example(
+        bundled=True,
+        settings={"size": 64},
+        wishes=prompts("red heart", "grinning face", "flag: Italy", "cat face", "clock face", "green book", "woman"),
+    ),
+    "drums": Example(wishes=where(word=("bd", "sn", "hat", "bass", "tabla", "loop"))),
+    "notes": Example(
+        settings={"columns": ["instrument", "pitch:number"]},
+        wishes=where(instrument=("piano", "flute", "violin", "marimba"), pitch=(60, 69, 72, 64)),
+    ),
+    "speech": Example(
+        wishes=where(
+            **{"class": ("en_US_f_Allison", "es_MX_f_Allison", "fr_CA_f_June", "it_IT_m_Carlo", "ru_RU_f_IvrvoiceRU")}
+        )
+    ),
+    "verses": Example(
+        wishes=prompts("In the beginning ___ the earth.", "And he said unto them, ___", "___ for ever and ever. Amen.")
+    ),
+}
+
+
+def main(name: str, budget: str, out: Path, data: Path, each: int = 8) -> fn.Run:
+    """Trains example `name`, or loads its run, and makes `each` samples of every wish."""
+    example = EXAMPLES[name]
+    if (out / "model.safetensors").exists():
+        run = fn.load(out)
+    else:
+        source = name if example.bundled else fetch(name, data)
+        with Display() as display:
+            run = fn.train(source, out=out, budget=budget, resume=True, watch=display, **example.settings)
+            run.evaluate(watch=display)
+    pictures, labels, read = [], [], False
+    (out / "asked").mkdir(exist_ok=True)
+    for wish, asked in example.wishes.items():
+        samples = run.generate(each, **asked)
+        folder = out / "asked" / "".join(c if c.isalnum() else "-" for c in wish)
+        if not folder.exists():
+            samples.save(folder)
+        if read := bool(samples.lines()):
+            print(f"{wish}:", *samples.lines(), sep="\n  ")
+        pictures.append(samples.pictures())
+        labels += [wish] * each
+    if not read:
+        save_sheet(sheet(np.concatenate(pictures), columns=each, labels=labels), out / "asked.png")
+        print(f"Look at {out / 'asked.png'} and {out / 'report.html'}.")
+    return run
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(EXAMPLES))
+    parser.add_argument("--budget", default="20m", help="of training, such as 20m")
+    parser.add_argument("--out", type=Path, help="the run's folder, runs/NAME by default")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where data sets are fetched to")
+    options = parser.parse_args()
+    try:
+        main(options.name, options.budget, options.out or Path("runs") / options.name, options.data)
+    except FromNoiseError as error:
+        sys.exit(str(error))
