@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fromnoise.nets.attend import attend
 from fromnoise.nets.condition import Encoded
 from fromnoise.nets.embeddings import rotate
 
@@ -31,7 +32,7 @@ class Attention(nn.Module):
 
     def forward(self, h: Float[Tensor, "b n w"], cond: Encoded, rotation: Tensor | None = None) -> Tensor:
         q, k, v, mask = self.project(h, cond, rotation)
-        return self.out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
     def project(
         self, h: Float[Tensor, "b n w"], cond: Encoded, rotation: Tensor | None = None

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fromnoise.cond import Column, Cond
+from fromnoise.nets.attend import attend
 from fromnoise.nets.embeddings import SILU_MOMENT, fourier, unit_linear
 from fromnoise.types import FromNoiseError
 
@@ -156,7 +157,7 @@ class TokenEncoder(nn.Module):
         # A row without any symbol attends to everything rather than to nothing, and is blanked afterwards.
         seen = (value != 0) | (value == 0).all(1, keepdim=True)
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))
-        around = F.scaled_dot_product_attention(q, k, v, seen[:, None, None])
+        around = attend(q, k, v, seen[:, None, None])
         return h + self.out(around.transpose(1, 2).flatten(2))
 
 
