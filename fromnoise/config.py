@@ -102,7 +102,7 @@ class FlowConfig:
 
     t_mean: Finite = 0.0
     t_std: Positive = 1.6
-    at_start: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    at_start: Annotated[float, Field(ge=0, lt=1)] = 0.2
     at_end: Annotated[float, Field(ge=0, lt=1)] = 0.5
     instant: Annotated[float, Field(ge=0, lt=1)] = 0.0
     last: Fraction = 0.1
@@ -110,7 +110,7 @@ class FlowConfig:
     k_last: Annotated[float, Field(gt=0, le=1)] = 0.05
     power: Annotated[float, Field(ge=0, le=1)] = 0.75
     from_data: bool = False
-    match_from: Annotated[float, Field(ge=0, le=1)] = 0.5
+    match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
     match_flow: Annotated[float, Field(ge=0)] = 0.025
 
 

@@ -114,6 +114,8 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
     teacher = load_release(folder.model, partial(autocast, runtime)).to(runtime.device)
     matched = config.flow.match_from < 1
     companion = copy.deepcopy(teacher.denoiser).train().requires_grad_(True) if matched else None
+    if companion is not None:
+        companion.flow_map = True  # it is told which samples it sees as a student is told where to jump
     guided = build_guidance(teacher.config.sample, teacher.denoiser, teacher.weak)
     objective = build_distillation(config, guided, companion, teacher.denoiser.start)
     session = make_session(prepared, begun, objective, companion)

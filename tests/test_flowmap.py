@@ -227,7 +227,7 @@ def test_a_network_learns_the_flow_map_of_a_mixture_of_two_points():
 
     net = Small()
     goal = FlowMap(teacher=Points(), density=LogitNormal(std=1.6), k_first=0.5, k_last=0.05, instant=0, at_end=0.5)
-    optimizer, steps = torch.optim.Adam(net.parameters(), 1e-2), 300
+    optimizer, steps = torch.optim.Adam(net.parameters(), 1e-2), 800
     for step in range(steps):
         rng = Rng.of(0, range(32), step)
         x0 = torch.sign(rng.normal((32, 1)))

@@ -88,7 +88,7 @@ def test_at_the_teachers_law_nothing_pulls():
     goal = objective(OfNormal(MEAN, STD))
     x = goal.samples(student, x0, Cond.empty(256), jumps(256), rng)
     pull, _ = goal.pull(
-        x, rng.normal((256, 3), like=x0), torch.full((256, 1), 0.5, dtype=torch.float64), Cond.empty(256)
+        x, rng.normal((256, 3), like=x0), torch.full((256, 1), 0.5, dtype=torch.float64), jumps(256), Cond.empty(256)
     )
     assert float(pull.detach().abs().max()) < 1e-20
 
@@ -98,7 +98,7 @@ def test_each_of_the_two_is_trained_by_its_own_loss_alone():
     x0, rng = batch(64)
     goal, cond, t = objective(companion), Cond.empty(64), torch.full((64, 1), 0.5, dtype=torch.float64)
     x = goal.samples(student, x0, cond, jumps(64), rng)
-    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, cond)
+    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond)
     everything = [student.mean, student.std, companion.mean, companion.std]
     pulled = torch.autograd.grad(pull.mean(), everything, allow_unused=True, retain_graph=True)
     followed = torch.autograd.grad(follow.mean(), everything, allow_unused=True)

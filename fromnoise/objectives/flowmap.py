@@ -14,6 +14,11 @@ limit k → 0.  Written for the residual's rate ρ = (u - u*)/k, the loss of an 
 (SoFlow, Luo et al. 2025, with MeanFlow's adaptive weight).  Two answers that are nearly alike are subtracted and
 divided by k: float32 leaves 1e-6 of that at k = .05, bfloat16 a tenth, which the mean over steps still forgives.
 
+With k small what is learned of a jump reaches a longer one late, and the one from noise to data latest.  So once its
+halves are known, that jump is their sum, both as the model itself makes them: eq. (1) with k = 1/2 and its own
+u(x_t; t→m) for v, the self-consistency of shortcut models (Frans et al. 2024).  For shorter jumps as well this drifts
+off, since then nothing but the model itself says where halves lead.
+
 A young model knows little of what lies below t = .1, and to follow its flow there exactly makes worse samples than one
 straight move from there to 0 (`gridsearch.py` ends every grid so).  A student learns the better way: a jump to 0 from
 below `last` is the velocity where it begins.
@@ -24,7 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fromnoise.cond import Cond
@@ -40,6 +45,8 @@ from fromnoise.stepper import Multistep
 from fromnoise.types import Data, Time
 
 DESTINATIONS = 4  # strata of s for each stratum of t
+LONGEST = 0.9  # jumps to 0 from here on are two halves,
+HALVED_FROM = 0.3  # from this part of the run on
 EARLIEST = 1e-3  # below, x_t and x0_hat are the same to float32, and their difference is divided by t
 SOFT = 1e-3  # c of eq. (2)
 REFERENCE_STEPS = 8  # of the teacher, for a held-out jump to 0
@@ -62,7 +69,7 @@ class FlowMap:
     teacher: Denoiser
     density: Density
     start: float = 1.0
-    at_start: float = 0.1
+    at_start: float = 0.2
     at_end: float = 0.5
     instant: float = 0.0
     last: float = 0.0
@@ -76,9 +83,21 @@ class FlowMap:
         t, s, k = self.jumps(x0, rng, progress)
         eps = rng.normal(tuple(x0.shape), like=x0)
         x_t = add_noise(x0, eps, t)
-        with torch.no_grad():
-            v = eps - x0 if self.from_data else jump_velocity(self.teacher, x_t, t, t, cond)
+        own = ((s == 0) & (t >= LONGEST)).flatten() & (progress >= HALVED_FROM)
+        k[own] = 0.5
+        v = self.first(denoise, x_t, eps - x0, t, t - k * (t - s), own, cond)
         return Loss(self.loss(denoise, x_t, v, t, s, k, cond), t.flatten(1).mean(1))
+
+    @torch.no_grad()
+    def first(
+        self, denoise: Denoiser, x_t: Data, v: Data, t: Time, m: Time, own: Bool[Tensor, " b"], cond: Cond
+    ) -> Data:
+        """The velocity from t to m: the teacher's at t, or v as it is; for examples of `own` the model's own jump."""
+        v = v.clone()
+        for rows, model, end in ((own, denoise, m), (~own & (not self.from_data), self.teacher, t)):
+            if bool(rows.any()):
+                v[rows] = jump_velocity(model, x_t[rows], t[rows], end[rows], cond.rows(rows))
+        return v
 
     def loss(self, denoise: Denoiser, x_t: Data, v: Data, t: Time, s: Time, k: Time, cond: Cond) -> Float[Tensor, " b"]:
         """Eq. (2) for one jump of each example."""

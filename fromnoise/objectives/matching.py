@@ -1,7 +1,8 @@
 """Distribution matching: a student's own samples are moved to where the teacher finds them likelier than they are.
 
 Whatever a student of few steps makes has a law of its own.  Noised to x_t, that law's score is known to a denoiser that
-has only ever seen the student's samples: the companion, trained along.  With the teacher's score of the data,
+has only ever seen the student's samples: the companion, trained along, which knows one law for each number of jumps.
+With the teacher's score of the data,
 
     the KL divergence of both laws of x_t falls fastest along   x0_hat(teacher) - x0_hat(companion)                 (1)
 
@@ -68,7 +69,7 @@ class Matching:
         high = HIGH * (REACH / jumps).clamp_max(1.0)
         t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
         eps = rng.normal(tuple(x.shape), like=x)
-        pull, follow = self.pull(x, eps, t, cond)
+        pull, follow = self.pull(x, eps, t, jumps, cond)
         heard = float(progress >= self.begin + LEAD)
         some = torch.tensor([p % FLOW_EVERY == 0 for p in rng.positions], device=x0.device)
         flow = torch.zeros_like(pull)
@@ -93,12 +94,15 @@ class Matching:
         t = as_time(self.flow.start / jumps, x)
         return x - t * jump_velocity(denoise, x, t, torch.zeros_like(t), cond)
 
-    def pull(self, x: Data, eps: Data, t: Time, cond: Cond) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def pull(
+        self, x: Data, eps: Data, t: Time, jumps: Int[Tensor, " b"], cond: Cond
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Half the mean squared distance of samples x to eq. (2), whose gradient is theirs alone; and the companion's
         own loss, plain flow matching of them, whose gradient is its alone."""
         made = x.detach()
         x_t = add_noise(made, eps, t)
-        theirs = jump_velocity(self.companion, x_t, t, t, cond)
+        # Told how many jumps made x, it knows as many laws; the gap of its times says so.
+        theirs = jump_velocity(self.companion, x_t, t, t - t / as_time(jumps, x_t), cond)
         with torch.no_grad():
             v = jump_velocity(self.flow.teacher, x_t, t, t, cond)
             size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)
