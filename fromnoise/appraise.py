@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.codec import SoundCodec
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
 from fromnoise.errors import FromNoiseError
@@ -99,7 +98,7 @@ def appraise(
         told = described(dataset)
         ours, theirs = Asked(x=made, cond=told.cond(rows)), Asked(x=real, cond=told.cond(held.indices))
         judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
-    legend = f": {release.codec.legend}" if isinstance(release.codec, SoundCodec) else ""
+    legend = f": {release.codec.legend}" if release.codec.legend else ""
     sheets = [
         (f"Samples{legend}", samples.sheet(SHOWN)),
         *neighbour_sheets(train, samples.samples, held),
