@@ -184,13 +184,14 @@ class FieldCodec:
     @property
     def legend(self) -> str:
         """How a preview is read."""
-        shown = {1: "a line a channel", 2: "channels beside each other", 3: "the middle slices across each axis"}
+        shown = {1: "a line a channel, ", 2: "channels beside each other, ", 3: "the middle slices across each axis, "}
+        layout = shown[len(self.space)] if self.channels > 1 or len(self.space) == 3 else ""
         low, high = self._scales[0].values(np.array([-SEEN, SEEN]))
         low = low if self.floor is None else max(low, self.floor)
         units = f" {self.units}" if self.units else ""
         how = "from bottom to top" if len(self.space) == 1 else "from dark to light"
         missing = ", grey where values are missing" if self.masks and len(self.space) > 1 else ""
-        return f"{shown[len(self.space)]}, {low:.3g} to {high:.3g}{units} {how}{missing}"
+        return f"{layout}{low:.3g} to {high:.3g}{units} {how}{missing}"
 
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
         """One decoded sample to `path` plus a suffix, its recipe inside or beside it: see `arrayfile.py`."""
