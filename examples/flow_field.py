@@ -7,8 +7,8 @@ Vorticity w of an incompressible flow on a periodic square, in two dimensions, d
     dw/dt + u·∇w = nu·∇²w,    u = (dψ/dy, -dψ/dx),    ∇²ψ = -w,
 
 by Fourier modes (pseudo-spectral; products freed of aliases by the 2/3 rule, Orszag 1971), third-order Runge-Kutta (Shu
-and Osher 1988) and viscosity exact in each stage's step.  Each of the independent flows gives one moment, when its eddies
-have merged for a while.  They are written to flow/vorticity.npy as float32 (n, y, x) in 1/s, and a model learns them.
+and Osher 1988) and viscosity exact in each stage's step.  Each of the independent flows gives one moment, after its
+eddies have merged for a while.  They are written to flow/vorticity.npy as float32 (n, y, x) in 1/s, and learned.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def say(event: object) -> None:
         print(event)
 
 
-def main(seconds: float = 240, flows: int = 400, folder: str = "flow", settings: tuple[str, ...] = ()) -> fn.Run:
+def main(seconds: float | None = 240, steps: int | None = None, folder: str = "flow", settings: tuple = ()) -> fn.Run:
     place = Path(folder)
     place.mkdir(exist_ok=True)
     data = place / "vorticity.npy"
     if not data.exists():
-        np.save(data, simulate(flows))
-    run = fn.train(data, out=place / "run", budget=seconds, settings=settings, watch=say)
+        np.save(data, simulate(400))
+    run = fn.train(data, out=place / "run", budget=seconds, steps=steps, settings=settings, watch=say)
     run.generate(16).save(place / "samples")
     for sentence in run.evaluate(watch=say).sentences:
         print(sentence)

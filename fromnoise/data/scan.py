@@ -56,20 +56,10 @@ def scan(
     `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
-    skipped: list[Skipped] = []
-    stacks: list[Stack] = []
     reading = Reading(channels_first=channels_first, axes=parse_axes(axes))
-    if isinstance(source, np.ndarray) and source.dtype.kind in "TU":
-        gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
-        stacks.append(_stacked("strings", gathered))
-        return _listing("strings", TEXT, [_many(gathered)], skipped, None, stacks, gathered.notes)
     if isinstance(source, np.ndarray):
-        try:
-            medium, stack, notes = in_memory(source, reading)
-        except Unreadable as error:
-            raise FromNoiseError(f"The array {error}.") from error
-        stacks.append(stack)
-        return _listing("array", medium, [rows(0, stack, look_at_rows(stack, progress))], skipped, None, stacks, notes)
+        return _in_memory(source, reading, progress)
+    skipped, stacks = list[Skipped](), list[Stack]()
     # A folder of the user's own by that name comes first.
     bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
     path = bundled or Path(source).expanduser()
@@ -113,6 +103,17 @@ def scan(
     of_maps = {column: Texts.of(of.get(name, "") for name in own) for column, of in maps.items()}
     parts.append(replace(known, columns={**known.columns, **of_maps}))
     return _listing(str(source), medium, parts, skipped, tree, stacks, notes, maps)
+
+
+def _in_memory(source: np.ndarray, reading: Reading, progress: Progress | None) -> Listing:
+    if source.dtype.kind in "TU":
+        gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
+        return _listing("strings", TEXT, [_many(gathered)], [], None, [_stacked("strings", gathered)], gathered.notes)
+    try:
+        medium, stack, notes = in_memory(source, reading)
+    except Unreadable as error:
+        raise FromNoiseError(f"The array {error}.") from error
+    return _listing("array", medium, [rows(0, stack, look_at_rows(stack, progress))], [], None, [stack], notes)
 
 
 def _maps(tree: Tree, kinds: Kinds, tables: Sequence[tuple[str, Table]]) -> dict[str, dict[str, str]]:
