@@ -29,6 +29,7 @@ from torch import Tensor
 from fromnoise.codec import arrayfile, fieldview
 from fromnoise.codec.arrayfile import Container
 from fromnoise.codec.codec import Ends, described
+from fromnoise.errors import FromNoiseError
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
@@ -209,7 +210,15 @@ class FieldCodec:
         return dataclasses.replace(self, space=(*self.space[:-1], math.ceil(length)))
 
     def beginning(self, raw: np.ndarray) -> Float[Tensor, "1 c *d"]:
-        return dataclasses.replace(self, whole=True).encode(self.store(raw)[None])
+        """Raises FromNoiseError for other axes than the data's, and for NaN where they have none."""
+        same = raw.ndim == len(self.space) + (self.layout != "none")
+        x0 = dataclasses.replace(self, whole=True).encode(self.store(raw)[None]) if same else torch.zeros(1)
+        if x0.shape[1:-1] != self.shape[:-1] or not bool(x0.isfinite().all()):
+            raise FromNoiseError(
+                f"A beginning of the shape {raw.shape} cannot be gone on with: give one example without infinite "
+                f"values, {' x '.join(map(str, self.shape[:-1]))} along all axes but the last."
+            )
+        return x0
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "field", **dataclasses.asdict(self)}
