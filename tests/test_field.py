@@ -218,7 +218,8 @@ FLOATS, BYTES = waves(6, 12, 10), noise(6, 12, 10)
 def test_pictures_and_fields_are_told_apart(array, medium, size, channels):
     listing = scan(array)
     assert (listing.medium.name, listing.common.size, listing.channels) == (medium, size, channels)
-    assert len(listing) == len(array) and (medium == "image" or "--axes" in diagnose(listing))
+    said = "--axes" in diagnose(listing)
+    assert len(listing) == len(array) and said == (medium == "field" or array.dtype.kind == "f")
 
 
 def test_axes_say_what_the_rule_would_not():

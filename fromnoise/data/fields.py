@@ -200,7 +200,8 @@ def as_field(
     size = " x ".join(map(str, places))
     note = (
         f"{name} is {len(rows):,} field{'s' * (len(rows) != 1)} of {size} {AXES[axes.space][-1]}"
-        f"{cut}, with {channels} channel{'s' * (channels != 1)}{where}; --axes for another reading, as nyx, tc or nhwc."
+        f"{cut}, with {channels} channel{'s' * (channels != 1)}{where}, and no pictures, which are 8- or 16-bit "
+        "integers or floats from 0 to 1 on two axes; --axes for another reading, as nyx, tc or nhwc."
     )
     return Stack(pixels=rows, name=name, header=header, single=not axes.many and not cut), note
 
