@@ -154,9 +154,7 @@ def field_stacks(
     unused = [key for key in rest if not any(describes(arrays[key], n) for n in sizes)]
     if unused:
         more = ", …" if len(unused) > 5 else ""
-        notes.append(
-            f"of {entry.name} the largest array is used, {', '.join(keys)}; not used: {', '.join(unused[:5])}{more}."
-        )
+        notes.append(f"of {entry.name} is used {', '.join(keys)}, and not {', '.join(unused[:5])}{more}.")
     return stacks, notes
 
 
