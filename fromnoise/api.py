@@ -60,6 +60,7 @@ def train(
     size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
+    axes: str | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
     resume: bool = False,
@@ -73,10 +74,9 @@ def train(
     out             the run folder, made new; by default runs/<data>-<time>
     size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
     columns         the data's columns to condition on; "size:number" says what one is
-    channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
+    channels_first  arrays are (n, c, h, w); `axes` says what they are by a letter an axis, "nyx" (`data/fields.py`)
     settings        overrides, each "a.b=value"
-    resume          go on with the run in `out`, with the settings it has but for `settings` and its length; start it
-                    if there is none
+    resume          go on with the run in `out`, with its own settings but for `settings` and its length, or start it
     watch           called with every event and every line worth saying
     begun           the moment of `time.perf_counter` that a budget counts from; by default that of the call
 
@@ -91,7 +91,7 @@ def train(
     def reading(done: int, total: int) -> None:
         say(Reading(done=done, total=total))
 
-    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
+    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first, "axes": axes}
     if out is not None and resume and RunFolder(Path(out)).facts.exists():
         settings = [*settings, *of_length(seconds, steps)]
         prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)

@@ -35,7 +35,7 @@ class GeneCodec:
     def shape(self) -> Shape:
         return (self.length,)
 
-    axes, ragged, vocab = ("letters",), False, len(LETTERS)
+    axes, ragged, vocab, legend = ("letters",), False, len(LETTERS), ""
 
     def store(self, raw: np.ndarray) -> np.ndarray:
         return raw

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fromnoise.codec.codec import Codec, Extensible
+from fromnoise.codec.codec import Codec, Extensible, Physical
+from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
 from fromnoise.errors import FromNoiseError
 
-CODECS: dict[str, type[Codec]] = {"image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
+CODECS: dict[str, type[Codec]] = {"field": FieldCodec, "image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
 
 __all__ = [
     "CODECS",
     "Codec",
     "Extensible",
+    "FieldCodec",
     "Gathered",
     "Gathering",
     "Header",
     "ImageCodec",
     "Medium",
+    "Physical",
     "Size",
     "SoundCodec",
     "TextCodec",

@@ -77,6 +77,11 @@ class Codec(Protocol):
         """Decoded samples as pictures (n, h, w, 3) uint8, for sheets."""
         ...
 
+    @property
+    def legend(self) -> str:
+        """How a preview is read, where that does not go without saying."""
+        ...
+
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
         """Writes one decoded sample in the data's own format, with its recipe inside; returns the file."""
         ...
@@ -116,6 +121,20 @@ class Extensible(Protocol):
 
     def beginning(self, raw: np.ndarray) -> Float[Tensor, "1 c *d"]:
         """The x0 of a raw beginning, as far as it does not depend on what follows.  Raises FromNoiseError for none."""
+        ...
+
+
+@runtime_checkable
+class Physical(Protocol):
+    """What a `Codec` is besides where values are quantities, whose spectrum and histogram mean something."""
+
+    @property
+    def units(self) -> str:
+        """What values are counted in, "" where that is not known."""
+        ...
+
+    def quantities(self, samples: np.ndarray) -> np.ndarray:
+        """Decoded samples as float64 (n, channels, *space), NaN where they are missing."""
         ...
 
 

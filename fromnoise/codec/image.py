@@ -165,6 +165,10 @@ class ImageCodec:
         colours = unit[..., :3] if unit.shape[-1] >= 3 else unit[..., :1].repeat(3, axis=-1)
         return np.rint(colours * 255).astype(np.uint8)
 
+    @property
+    def legend(self) -> str:
+        return ""
+
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
         """One decoded sample (h, w, c) to `path` plus a suffix: see `codec/imagefile.py`."""
         assert sample.shape == (self.height, self.width, self.channels), sample.shape

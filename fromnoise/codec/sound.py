@@ -31,6 +31,7 @@ from torch import Tensor
 
 from fromnoise.codec import audiofile
 from fromnoise.codec.codec import Ends, described
+from fromnoise.codec.colour import coloured
 from fromnoise.errors import FromNoiseError
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
@@ -45,8 +46,6 @@ _BANDS = 64
 _ROWS = 128  # of a preview
 _FADE = 0.005  # seconds over which an end that does not come to rest is brought there
 _QUIETEST_ROW = 0.05  # of the loudest: rows that hold less are not made as loud as the others
-# From black over violet and orange to white, at equal steps of loudness.
-_PALETTE = ("000004", "280b54", "65156e", "9f2a63", "d44842", "f57d15", "fac127", "fcffa4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +186,7 @@ class SoundCodec:
         power = power[..., : power.shape[-1] // some * some].unflatten(2, (-1, some)).mean(3)
         loud = power.unflatten(1, (rows, -1)).mean(2).sqrt().flip(1).repeat_interleave(_ROWS // rows, 1)
         level = (1 + torch.log10(loud.clamp_min(_QUIETEST)) / -math.log10(_QUIETEST)).clamp(0, 1).numpy()
-        palette, steps = np.array([list(bytes.fromhex(c)) for c in _PALETTE]), np.linspace(0, 1, len(_PALETTE))
-        colours = [np.interp(level, steps, channel) for channel in palette.T]
-        return np.rint(np.stack(colours, -1)).astype(np.uint8)
+        return coloured(level)
 
     @property
     def legend(self) -> str:

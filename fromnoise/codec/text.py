@@ -134,6 +134,10 @@ class TextCodec:
         """Decoded texts (n,) as pages (n, h, w, 3) uint8 of one size."""
         return pages([str(text) for text in samples])
 
+    @property
+    def legend(self) -> str:
+        return ""
+
     def save(self, path: Path, sample: np.ndarray | str, recipe: Mapping[str, object]) -> Path:
         """Writes the text to `path` plus .txt, and its recipe beside it, plus .json; returns the text's file."""
         file = path.with_name(path.name + ".txt")
