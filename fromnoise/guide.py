@@ -46,7 +46,7 @@ class Null:
 
 
 class Guided:
-    """`ref.lerp(main, w(log-SNR))`; the reference is not run where the weight is 1 everywhere.
+    """`ref.lerp(main, w(log-SNR))`; the reference is run for those examples alone whose weight is not 1.
 
     With `ref = Null(main)` both run as one batch.
     """
@@ -56,11 +56,16 @@ class Guided:
 
     def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Posterior:
         w = self.weight(logsnr(t))
-        if bool((w == 1).all()):
+        rows = (w != 1).flatten(1).any(1)
+        if not bool(rows.any()):
             return self.main(x_t, t, cond, s)
         if isinstance(self.ref, Null) and self.ref.denoise is self.main:
             return self._one_batch(x_t, t, cond, s, w)
-        return self.ref(x_t, t, cond, s).lerp(self.main(x_t, t, cond, s), w)
+        main = self.main(x_t, t, cond, s)
+        if bool(rows.all()):
+            return self.ref(x_t, t, cond, s).lerp(main, w)
+        ref = self.ref(x_t[rows], t[rows], cond.rows(rows), None if s is None else s[rows])
+        return main.put(rows, ref.lerp(main[rows], w[rows]))
 
     def _one_batch(self, x_t: Data, t: Time, cond: Cond, s: Time | None, w: Tensor) -> Posterior:
         def twice(x: Tensor) -> Tensor:

@@ -32,8 +32,12 @@ class Posterior(Protocol):
         """One best guess of x0."""
         ...
 
-    def __getitem__(self, part: slice) -> Any:
+    def __getitem__(self, part: slice | Bool[Tensor, " b"]) -> Any:
         """The beliefs about some examples of the batch."""
+        ...
+
+    def put(self, rows: Bool[Tensor, " b"], part: Any) -> Any:
+        """The same with the beliefs about some examples replaced."""
         ...
 
 
@@ -53,8 +57,11 @@ class Mean:
     def point(self) -> Data:
         return self.x0
 
-    def __getitem__(self, part: slice) -> Mean:
+    def __getitem__(self, part: slice | Bool[Tensor, " b"]) -> Mean:
         return Mean(self.x0[part], None if self.mid is None else self.mid[part])
+
+    def put(self, rows: Bool[Tensor, " b"], part: Mean) -> Mean:
+        return Mean(self.x0.index_put((rows,), part.x0))
 
 
 @dataclass(frozen=True)
@@ -76,5 +83,8 @@ class Logits:
     def point(self) -> Data:
         return self.logits.argmax(dim=-1)
 
-    def __getitem__(self, part: slice) -> Logits:
+    def __getitem__(self, part: slice | Bool[Tensor, " b"]) -> Logits:
         return Logits(self.logits[part])
+
+    def put(self, rows: Bool[Tensor, " b"], part: Logits) -> Logits:
+        return Logits(self.logits.index_put((rows,), part.logits))

@@ -233,10 +233,11 @@ class Constant:
     process = Gaussian()
 
     def __init__(self, value: float, mid: float | None = None) -> None:
-        self.value, self.mid, self.calls = value, mid, 0
+        self.value, self.mid, self.calls, self.seen = value, mid, 0, 0
 
     def __call__(self, x_t, t, cond, s=None):
         self.calls += 1
+        self.seen = len(x_t)
         answer = torch.full_like(x_t, self.value)
         return Mean(answer, None if self.mid is None else torch.full_like(x_t, self.mid))
 
@@ -249,9 +250,11 @@ def test_guidance_extrapolates_inside_its_interval_and_costs_nothing_outside():
     assert ref.calls == 1
     assert guided(x, torch.full((2, 1), 0.99), cond).point().tolist() == [[1.0]] * 2
     assert ref.calls == 1
+    assert guided(x, torch.tensor([[0.99], [0.5]]), cond).point().tolist() == [[1.0], [2.0]]
+    assert (ref.calls, ref.seen) == (2, 1), "only those are asked about that are guided"
     one = Guided(main, ref, Interval(weight=1.0))
     assert one(x, torch.full((2, 1), 0.5), cond).point().tolist() == [[1.0]] * 2
-    assert ref.calls == 1
+    assert ref.calls == 2
 
 
 def test_internal_guidance_reads_the_mid_output_and_needs_one():
