@@ -60,6 +60,7 @@ def train(
     size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
+    axes: str | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
     resume: bool = False,
@@ -74,6 +75,7 @@ def train(
     size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
     columns         the data's columns to condition on; "size:number" says what one is
     channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
+    axes            what the axes of arrays are, a letter each: "nhw" pictures, "nyx" fields; see `data/fields.py`
     settings        overrides, each "a.b=value"
     resume          go on with the run in `out`, with the settings it has but for `settings` and its length; start it
                     if there is none
@@ -91,7 +93,7 @@ def train(
     def reading(done: int, total: int) -> None:
         say(Reading(done=done, total=total))
 
-    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
+    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first, "axes": axes}
     if out is not None and resume and RunFolder(Path(out)).facts.exists():
         settings = [*settings, *of_length(seconds, steps)]
         prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)

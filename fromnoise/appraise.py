@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
+from fromnoise.codec import Physical
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
 from fromnoise.errors import FromNoiseError
@@ -32,6 +33,7 @@ from fromnoise.evaluate import (
     learn_features,
     nearest,
     obedience,
+    physics,
 )
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
@@ -98,6 +100,8 @@ def appraise(
         told = described(dataset)
         ours, theirs = Asked(x=made, cond=told.cond(rows)), Asked(x=real, cond=told.cond(held.indices))
         judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
+        if isinstance(dataset.codec, Physical):
+            judgement = judgement.measured(physics(*quantities(dataset.codec, samples.samples, held, train)))
     legend = f": {release.codec.legend}" if release.codec.legend else ""
     sheets = [
         (f"Samples{legend}", samples.sheet(SHOWN)),
@@ -156,6 +160,14 @@ def in_memory(examples: Subset) -> Tensor | Subset:
 def encoded(dataset: Dataset, samples: np.ndarray) -> Tensor:
     """Samples as they are perceived, through the same rounding as the data they are compared with."""
     return dataset.codec.percept(_x0(dataset, samples))
+
+
+def quantities(codec: Physical, samples: np.ndarray, held: Subset, train: Subset) -> Iterator[np.ndarray]:
+    """Samples, held-out and as many training examples in their own units, as windows where x0 is one."""
+    yield codec.quantities(samples)
+    for real in (held, replace(train, indices=np.random.default_rng(0).permutation(train.indices))):
+        some = replace(real, perceived=False)[np.arange(min(len(samples), len(real)))]
+        yield codec.quantities(real.dataset.codec.decode(some))
 
 
 def _x0(dataset: Dataset, samples: np.ndarray) -> Tensor:

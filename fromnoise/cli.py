@@ -25,7 +25,8 @@ app = typer.Typer(
 DataArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="A folder, zip, tar, .npy, .npz, IDX files, a table, one file, or emoji / digits."
+        metavar="DATA",
+        help="A folder, zip, tar, array file (NPY, NPZ, IDX, HDF5, Zarr), table, one file, or emoji / digits.",
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model.safetensors.")]
@@ -34,12 +35,18 @@ WhereOption = Annotated[
 ]
 SizeOption = Annotated[
     str | None,
-    typer.Option(help="Side, or HEIGHTxWIDTH, of images; seconds of sounds; symbols of text.  [default: proposed]"),
+    typer.Option(
+        help="Side, or HEIGHTxWIDTH, of images and fields; seconds of sounds; symbols of text.  [default: proposed]"
+    ),
 ]
 ColumnsOption = Annotated[
     str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
 ]
 ChannelsFirstOption = Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")]
+AxesOption = Annotated[
+    str | None,
+    typer.Option(help="Axes of arrays: n examples, c channels, h w of pictures, t z y x of fields; nhw, nyx, tc."),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")]
 
 
@@ -52,6 +59,7 @@ def train(
     size: SizeOption = None,
     columns: ColumnsOption = None,
     channels_first: ChannelsFirstOption = False,
+    axes: AxesOption = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -72,6 +80,7 @@ def train(
             size=parse_size(size),
             columns=parse_columns(columns),
             channels_first=channels_first,
+            axes=axes,
             settings=set_ or (),
             seed=seed,
             resume=resume,
@@ -97,6 +106,7 @@ def plan(
     size: SizeOption = None,
     columns: ColumnsOption = None,
     channels_first: ChannelsFirstOption = False,
+    axes: AxesOption = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -113,6 +123,7 @@ def plan(
             size=parse_size(size),
             columns=parse_columns(columns),
             channels_first=channels_first,
+            axes=axes,
             settings=set_ or (),
             seed=seed,
             watch=display,
@@ -231,13 +242,14 @@ def distill(
 def doctor(
     data: DataArgument,
     channels_first: ChannelsFirstOption = False,
+    axes: AxesOption = None,
 ) -> None:
     """Say what is in DATA, what is wrong with it, and the remedy."""
     from fromnoise.data import diagnose, scan
     from fromnoise.display import counting
 
     with counting("scanning", None) as progress:
-        listing = scan(data, channels_first=channels_first, progress=progress)
+        listing = scan(data, channels_first=channels_first, axes=axes, progress=progress)
     print(diagnose(listing))
 
 

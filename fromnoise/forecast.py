@@ -161,6 +161,7 @@ def plan(
     size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
+    axes: str | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
     watch: Watch | None = None,
@@ -174,7 +175,7 @@ def plan(
     begun = time.perf_counter() if begun is None else begun
     say = watch or (lambda event: None)
     seconds = parse_budget(DEFAULT_BUDGET) if budget is None and steps is None else seconds_of(budget, steps)
-    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first}
+    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first, "axes": axes}
     dataset, decoding = _open(in_one(data), layout, lambda done, total: say(Reading(done=done, total=total)))
     # After decoding, whose memory a run does not take that finds the data in the cache.
     runtime = make_ready(asked_precision(settings))
@@ -296,7 +297,7 @@ def calibrate(dataset: Dataset, config: Config, runtime: Runtime) -> Calibration
 
 def _open(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None]) -> tuple[Dataset, float]:
     """The data set, and the seconds that a run will not need again for it, as the cache then holds it."""
-    listing = scan(data, channels_first=layout["channels_first"], progress=progress)
+    listing = scan(data, channels_first=layout["channels_first"], axes=layout.get("axes"), progress=progress)
     scanned = decoded = time.perf_counter()
 
     def decoding(done: int, total: int) -> None:

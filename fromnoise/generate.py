@@ -90,8 +90,8 @@ class Samples:
             elif path.suffix == ".zip":
                 with TemporaryDirectory() as folder, zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
                     self._save_files(Path(folder))
-                    for file in sorted(Path(folder).iterdir()):
-                        archive.write(file, file.name)
+                    for file in sorted(Path(folder).rglob("*")):  # a Zarr is a folder of its own
+                        archive.write(file, file.relative_to(folder))
             else:
                 path.mkdir(exist_ok=True)
                 self._save_files(path)

@@ -114,7 +114,7 @@ def reopen(
     """
     facts = folder.read_facts()
     for name, asked in json.loads(json.dumps(layout)).items():
-        if asked and asked != facts["data"][name]:
+        if asked and asked != facts["data"].get(name):
             raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
     runtime = make_ready(asked_precision(settings) or facts["environment"]["precision"])
     dataset = open_as(data, facts["data"], progress)
@@ -200,10 +200,10 @@ def measure(dataset: Dataset) -> Facts:
 def open_as(
     data: Source | Listing, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
 ) -> Dataset:
-    """A data set the way a run reads it: size, columns and channels_first, as run.json records them."""
+    """A data set the way a run reads it: size, columns and the axes of arrays, as run.json records them."""
     listing = data
     if not isinstance(listing, Listing):
-        listing = scan(listing, channels_first=layout["channels_first"], progress=progress)
+        listing = scan(listing, channels_first=layout["channels_first"], axes=layout.get("axes"), progress=progress)
     columns = layout["columns"]
     dataset = open_dataset(
         listing,

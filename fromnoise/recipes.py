@@ -39,6 +39,7 @@ WIDTHS = {64: 0, 96: 150_000, 128: 400_000, 192: 1_500_000, 256: 4_000_000}
 EFFICIENCY = {"float32": 0.6, "bfloat16": 0.25}
 
 CELLS = 1_100  # at most, that a spectrogram is cut into
+FIELD_CELLS = 600  # at most, that a field is cut into
 # Watching a run takes at most these shares of its work: held-out losses, and previews.
 MEASURING, SHOWING = 0.05, 0.03
 PASSES = 3  # forward passes that cost as much as training on one example
@@ -176,6 +177,18 @@ def sound(config: Config, facts: Facts, width: int) -> Config:
     return replace(config, net=net, optim=replace(config.optim, batch=min(16, config.optim.batch)))
 
 
+def field(config: Config, facts: Facts, width: int) -> Config:
+    """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`.
+
+    Noise goes out by a mask where a patch has more values than the network has features.
+    """
+    channels, *space = facts.shape
+    patch = next(p for p in (1, 2, 4, 8, 16) if math.prod(math.ceil(n / p) for n in space) <= FIELD_CELLS or p == 16)
+    masks = channels * patch ** len(space) > width
+    net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), masks=masks, emb=256)
+    return replace(config, net=net)
+
+
 def text(config: Config, facts: Facts, width: int) -> Config:
     """A small transformer at high rates, whatever `width`: of those tried, the lowest bits for minutes of training."""
     assert facts.vocab is not None
@@ -185,7 +198,7 @@ def text(config: Config, facts: Facts, width: int) -> Config:
     return replace(config, net=net, optim=optim, sample=SampleConfig(sampler="unmask", steps=48, shift=1, nucleus=0.9))
 
 
-RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text}
+RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text, "field": field}
 
 
 def register(medium: Medium[Any, Any], recipe: Recipe) -> None:

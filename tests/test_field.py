@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
+import zarr
+from datafiles import fill, many, noise
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+import fromnoise as fn
+from fromnoise import appraise
+from fromnoise.cli import app
 from fromnoise.codec import Codec, Extensible, FieldCodec, Physical, codec_from_json
 from fromnoise.codec.arrayfile import read_recipe
 from fromnoise.codec.field import UNIT
+from fromnoise.data import diagnose, open_dataset, scan
+from fromnoise.data.fields import parse_axes
 from fromnoise.errors import FromNoiseError
+from fromnoise.evaluate.physics import correlation_length, physics, power, wavenumbers
 from fromnoise.rng import Rng
 
+TINY = ["net.widths=[32]", "net.attention=[false]", "net.emb=32", "optim.batch=8", "run.held_examples=8"]
+TINY += ["run.held_evaluations=2", "run.grid_priors=0", "sample.steps=3"]
 SIZES = {1: (13,), 2: (6, 9), 3: (4, 5, 6)}
 
 
@@ -80,7 +94,9 @@ def test_there_and_back_is_the_same_field(axes, layout, dtype, kind, holes, shar
         np.testing.assert_allclose(back, raws, rtol=scale, atol=scale * float(there.std() + 1e-30))
     else:
         np.testing.assert_array_equal(back, raws)
-    torch.testing.assert_close(codec.encode(codec.store_many(back)), x0, rtol=0, atol=2e-3 if dtype == "float16" else 3e-5)
+    torch.testing.assert_close(
+        codec.encode(codec.store_many(back)), x0, rtol=0, atol=2e-3 if dtype == "float16" else 3e-5
+    )
     assert codec_from_json(json.loads(json.dumps(codec.to_json()))) == codec
 
 
@@ -134,11 +150,10 @@ def test_a_saved_sample_holds_its_values_and_its_recipe(tmp_path, container, dty
     if container == "npy":
         back, attrs = np.load(file), {"units": "K"}
     elif container == "h5":
-        h5py = pytest.importorskip("h5py")
         with h5py.File(file) as inside:
             back, attrs = inside["data"][:], dict(inside["data"].attrs)
     else:
-        array = pytest.importorskip("zarr").open_array(file, mode="r")
+        array = zarr.open_array(file, mode="r")
         back, attrs = array[:], dict(array.attrs)
     np.testing.assert_array_equal(back, sample)
     assert back.dtype == dtype and attrs["units"] == "K"
@@ -163,3 +178,230 @@ def test_previews_show_values_as_light_and_what_is_missing_as_grey():
     ink = (page.astype(int).sum(-1) < 600).mean(0) > 0
     assert ink.all(), "the line goes from end to end"
     assert replace(line, masks=1).preview(np.full((1, 50), np.nan, np.float32)).min() > 200
+
+
+# ---- sets of arrays --------------------------------------------------------------------------------------------------
+
+
+def waves(n: int, *space: int, seed: int = 0) -> np.ndarray:
+    """Smooth fields of any units, float32."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(*(np.linspace(0, 2 * np.pi, k, endpoint=False) for k in space), indexing="ij")
+    shape = (n,) + (1,) * len(space)
+    parts = (rng.normal(size=shape) * np.sin(axis + rng.uniform(0, 6, shape)) for axis in grid)
+    return (280 + 5 * sum(parts)).astype(np.float32)
+
+
+FLOATS, BYTES = waves(6, 12, 10), noise(6, 12, 10)
+
+
+@pytest.mark.parametrize(
+    "array,medium,size,channels",
+    [
+        (BYTES, "image", (12, 10), 1),
+        (noise(6, 12, 10, 3), "image", (12, 10), 3),
+        (FLOATS / 400, "image", (12, 10), 1),
+        (FLOATS, "field", (12, 10), 1),
+        (BYTES.astype(np.int32), "field", (12, 10), 1),
+        (waves(6, 40), "field", (40,), 1),
+        (waves(6, 9, 8, 7), "field", (9, 8, 7), 1),
+        (np.stack([FLOATS, FLOATS], 1), "field", (12, 10), 2),
+        (np.stack([FLOATS, FLOATS], -1), "field", (12, 10), 2),
+        (np.where(FLOATS > 280, FLOATS / 400, np.nan), "field", (12, 10), 1),
+        (np.ma.masked_less(FLOATS / 400, 0.7), "field", (12, 10), 1),
+        (noise(5, 20, 34, 36, dtype="uint16"), "field", (20, 34, 36), 1),
+    ],
+)
+def test_pictures_and_fields_are_told_apart(array, medium, size, channels):
+    listing = scan(array)
+    assert (listing.medium.name, listing.common.size, listing.channels) == (medium, size, channels)
+    assert len(listing) == len(array) and (medium == "image" or "--axes" in diagnose(listing))
+
+
+def test_axes_say_what_the_rule_would_not():
+    assert scan(BYTES, axes="nyx").medium.name == "field" and scan(FLOATS, axes="nhw").medium.name == "image"
+    assert scan(FLOATS, axes="zyx").sizes == {(6, 12, 10): 1}
+    assert scan(noise(6, 3, 20, 24), axes="nhwc").sizes == {(3, 20): 6}, "what is said is not asked"
+    assert scan(noise(6, 3, 20, 24), axes="ncyx").channels == 3
+    for wrong in ("q", "nhx", "cyxc", "n", "xx", "wh"):
+        with pytest.raises(FromNoiseError, match="nchw"):
+            parse_axes(wrong)
+    with pytest.raises(FromNoiseError, match="correct --axes"):
+        scan(FLOATS, axes="nzyx")
+
+
+def test_a_folder_of_arrays_with_channels_first_is_asked_about(tmp_path):
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", noise(3, 20, 24))
+    with pytest.raises(FromNoiseError, match="--channels-first"):
+        scan(tmp_path)
+    assert scan(tmp_path, channels_first=True).sizes == {(20, 24): 3}
+    assert scan(tmp_path, axes="chw").channels == 3 and len(scan(tmp_path, axes="nhw")) == 9
+
+
+def test_one_long_series_is_cut_and_many_are_windows(tmp_path):
+    series = np.cumsum(np.random.default_rng(0).normal(size=(9000, 2)), 0)
+    np.save(tmp_path / "series.npy", series)
+    data = open_dataset(tmp_path / "series.npy", cache_dir=tmp_path / "cache")
+    assert data.codec.shape == (2, 32) and len(data) == 9000 // 32 and any("cut into" in note for note in data.notes)
+    np.testing.assert_array_equal(data.listing.read(5, data.codec), series[160:192])
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(8):
+        np.save(folder / f"{i}.npy", series[: 300 + 50 * i, 0])
+    np.save(folder / "short.npy", series[:20, 0])
+    data = open_dataset(folder, cache_dir=tmp_path / "cache")
+    assert data.codec.space == (300,) and data.codec.ragged and len(data) == 8
+    assert [file.name for file in data.listing.skipped] == ["short.npy"] and "by itself" in data.listing.skipped[
+        0
+    ].reason
+    np.testing.assert_allclose(data.codec.decode(data.x0([0]))[0], series[:300, 0], rtol=1e-6, atol=1e-5)
+    assert open_dataset(folder, size=64, cache_dir=tmp_path / "cache").codec.space == (64,)
+    with pytest.raises(FromNoiseError, match="--size 32"):
+        open_dataset(folder, size=(8, 8), cache_dir=tmp_path / "cache")
+
+
+def container(kind: str, file: Path, arrays: dict[str, np.ndarray], attrs: dict[str, object]) -> Path:
+    if kind == "npz":
+        np.savez(file, **arrays)
+    elif kind == "h5":
+        with h5py.File(file, "w") as out:
+            for name, values in arrays.items():
+                packed = {"compression": "gzip"} if values.ndim > 2 and values.dtype.kind == "f" else {}
+                out.create_dataset(f"run/{name}", data=values, **packed)
+            out["run/w"].attrs.update(attrs)
+    else:
+        group = zarr.open_group(file, mode="w")
+        for name, values in arrays.items():
+            group.create_array(name, data=values, chunks=(7, *values.shape[1:]))
+        group["w"].attrs.update(attrs)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5", "zarr"])
+def test_the_largest_array_of_a_file_is_the_data_and_others_are_columns(kind, tmp_path):
+    w = waves(30, 12, 10)
+    w[:, 2, 3] = -999
+    label = np.arange(30) % 3
+    arrays = {"w": w, "label": label, "size": np.linspace(0, 1, 30), "grid": np.arange(12.0)}
+    file = container(kind, tmp_path / f"flow.{kind}", arrays, {"units": "K", "_FillValue": np.float32(-999)})
+    data = open_dataset(file, cache_dir=tmp_path / "cache")
+    assert [column.name for column in data.columns] == ["label"] and data.texts("label", [4]) == ["1"]
+    assert any("not used: " in note and "grid" in note for note in data.notes)
+    np.testing.assert_allclose(data.codec.decode(data.x0(np.arange(30))), w, rtol=1e-6)
+    if kind != "npz":
+        assert (data.codec.units, data.codec.fill, data.codec.masks, data.codec.container) == ("K", -999, 1, kind)
+    again = open_dataset(file, cache_dir=tmp_path / "cache")
+    assert again.fingerprint == data.fingerprint
+    if kind == "zarr":
+        zarr.open_group(file)["w"][0, 0, 0] = 1.0
+        assert open_dataset(file, cache_dir=tmp_path / "cache").fingerprint != data.fingerprint, "changes are seen"
+
+
+def test_missing_values_by_a_mask_beside_the_data_or_of_numpy(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 500, (20, 3, 16, 16), dtype=np.int32)
+    mask = np.random.default_rng(1).random(counts.shape) < 0.2
+    np.savez(tmp_path / "a.npz", counts=counts, mask=mask)
+    for source in (tmp_path / "a.npz", np.ma.MaskedArray(counts, mask)):
+        data = open_dataset(source, cache_dir=tmp_path / "cache")
+        back = data.codec.decode(data.x0(np.arange(20)))
+        np.testing.assert_array_equal(back == data.codec.fill, mask)
+        np.testing.assert_array_equal(back[~mask], counts[~mask])
+        assert data.codec.masks == 3 and back.dtype == np.int32
+    with pytest.raises(FromNoiseError, match="save floats"):
+        scan(np.ma.MaskedArray(np.full((4, 8, 8), np.iinfo(np.int32).min), mask[:4, 0, :8, :8]))
+
+
+def test_what_cannot_be_learned_from_is_named_and_the_rest_trains(tmp_path):
+    good = {f"{i:02}.npy": w for i, w in enumerate(waves(30, 12, 10))}
+    infinite = waves(1, 12, 10)[0]
+    infinite[0, 0] = np.inf
+    bad = {
+        "complex.npy": np.ones((12, 10), complex),
+        "empty.npy": np.zeros((0, 12, 10), np.float32),
+        "inf.npy": infinite,
+        "objects.npy": np.array([{}, None], dtype=object),
+        "other.npy": waves(1, 12, 9)[0],
+        "volume.npy": waves(1, 12, 10, 11)[0],
+    }
+    for name, array in (good | bad).items():
+        np.save(tmp_path / name, array, allow_pickle=True)
+    fill(tmp_path, {"cut.npy": (tmp_path / "00.npy").read_bytes()[:300], "broken.h5": b"no such thing"})
+    data = open_dataset(tmp_path, cache_dir=tmp_path / "cache")
+    reasons = {file.name: file.reason for file in data.listing.skipped}
+    assert len(data) == 30 and set(reasons) == {*bad, "cut.npy", "broken.h5"}, reasons
+    words = {"complex": "imaginary", "empty": "empty", "inf": "infinite", "objects": "unpickled", "other": "unlike"}
+    for name, word in (words | {"volume": "3-D", "cut": "save it again"}).items():
+        assert word in reasons[f"{name}.npy"], (name, reasons[f"{name}.npy"])
+    listing = scan(fill(tmp_path / "mixed", many(3)))
+    assert listing.medium.name == "image"
+
+
+def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
+    container("h5", tmp_path / "a.h5", {"w": waves(4, 8, 8)}, {})
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(FromNoiseError, match=r"fromnoise\[fields\]"):
+        scan(tmp_path / "a.h5")
+
+
+# ---- from files to a report ------------------------------------------------------------------------------------------
+
+
+def test_a_zarr_is_trained_on_sampled_and_judged_by_the_commands(tmp_path, monkeypatch):
+    monkeypatch.setattr(appraise, "learn_features", partial(appraise.learn_features, steps=10))
+    w = waves(230, 16, 16)
+    w[:, :3, :3] = np.nan
+    file = container("zarr", tmp_path / "flow.zarr", {"w": w}, {"units": "K"})
+    run = tmp_path / "run"
+    told = CliRunner().invoke(app, ["doctor", str(file)]).output
+    assert "medium        field" in told and "16 x 16 (rows x steps)" in told
+    trained = CliRunner().invoke(
+        app, ["train", str(file), "--out", str(run), "--steps", "3", *(x for one in TINY for x in ("--set", one))]
+    )
+    assert trained.exit_code == 0, trained.output
+    page = (run / "report.html").read_text()
+    assert "Spectrum of channel 0" in page and " K from dark to light" in page
+    (record,) = json.loads((run / "evaluation.json").read_text())["physics"]
+    assert record["deviation_held"] < 0.5 < record["deviation"]
+    drawn = CliRunner().invoke(app, ["sample", str(run), "-n", "3", "--out", str(tmp_path / "out.zip")])
+    assert drawn.exit_code == 0, drawn.output
+    samples = fn.load(run).generate(2, length=40)
+    assert samples.samples.shape == (2, 16, 40) and samples.samples.dtype == np.float32
+    folder = samples.save(tmp_path / "out")
+    array = zarr.open_array(folder / "000001.zarr", mode="r")
+    np.testing.assert_array_equal(array[:], samples.samples[1])
+    assert read_recipe(folder / "000001.zarr")["seed"] == 0 and len(scan(folder)) == 2, "samples are data again"
+
+
+# ---- physical statistics ---------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from([1, 2, 3]), st.integers(0, 99))
+def test_a_wave_has_its_power_at_its_own_wavenumber(axes, seed):
+    n, rng = 32, np.random.default_rng(seed)
+    k = int(rng.integers(3, n // 2 - 2))
+    x = 2 * np.pi * np.arange(n) / n
+    fields = np.broadcast_to(np.sin(k * x + rng.uniform(0, 6)), (2, *(n,) * axes))
+    found = power(fields)
+    assert wavenumbers((n,) * axes).reshape(-1)[found.argmax()] == pytest.approx(k)
+
+
+def test_known_spectra_and_correlations_are_measured():
+    rng = np.random.default_rng(0)
+
+    def smooth(length: float, n: int = 200) -> np.ndarray:
+        wave = np.fft.fftfreq(128) * 2 * np.pi
+        gauss = np.exp(-((wave * length) ** 2) / 4)
+        fields = np.fft.ifft2(np.fft.fft2(rng.normal(size=(n, 128, 128))) * gauss[:, None] * gauss).real
+        return fields / fields.std()
+
+    data = smooth(4.0)
+    assert correlation_length(data) == pytest.approx(4.0 * np.sqrt(2), rel=0.03)
+    same, blurred = physics(smooth(4.0)[:, None], smooth(4.0)[:, None], data[:, None])[0], smooth(4.4)[:, None]
+    assert max(same.deviation, same.deviation_held) < 0.2 and same.histogram < 0.02
+    other = physics(2 * blurred, smooth(4.0)[:, None], data[:, None])[0]
+    assert other.deviation > 0.5 and other.histogram == pytest.approx(np.sqrt(2 / np.pi), rel=0.05)
+    assert other.correlation > 1.05 * other.correlation_data
+    holes = data[:, None].copy()
+    holes[rng.random(holes.shape) < 0.01] = np.nan
+    assert np.isfinite(physics(holes, holes, holes)[0].deviation)

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,9 @@ def test_no_cycles_within_a_package():
 
 def test_the_package_asks_for_exactly_what_it_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[<>=!~ \[;]", line)[0].lower() for line in project["dependencies"]}
+    extras = (lines for name, lines in project["optional-dependencies"].items() if name not in ("bench", "test"))
+    asked = [*project["dependencies"], *chain.from_iterable(extras)]
+    declared = {re.split(r"[<>=!~ \[;]", line)[0].lower() for line in asked}
     tops = {name.split(".")[0] for path in FILES.values() for name in imports(path)}
     foreign = tops - set(sys.stdlib_module_names) - {"fromnoise"}
     assert {DISTRIBUTIONS.get(name, name).lower() for name in foreign} == declared

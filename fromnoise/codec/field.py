@@ -199,7 +199,7 @@ class FieldCodec:
 
     @property
     def unit(self) -> str:
-        return "places"
+        return "steps"
 
     def extent(self, places: int) -> float:
         return places
@@ -258,7 +258,7 @@ class FieldCodec:
         return found
 
 
-AXES = {1: ("steps",), 2: ("rows", "columns"), 3: ("planes", "rows", "columns")}
+AXES = {1: ("steps",), 2: ("rows", "steps"), 3: ("planes", "rows", "steps")}
 
 
 def missing(values: np.ndarray, fill: float | None) -> np.ndarray:

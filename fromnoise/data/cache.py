@@ -97,6 +97,7 @@ def open_dataset(
     size: Size | None = None,
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
+    axes: str | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -104,13 +105,14 @@ def open_dataset(
 
     `size` of images follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width); of
     sounds it is seconds, of text the most symbols of a window.  `columns` names the conditions, if need be with what
-    they are ("size:number"); None takes what `columns.choose` proposes.  `cache_dir` defaults to the user's cache
+    they are ("size:number"); None takes what `columns.choose` proposes.  `channels_first` and `axes` say how arrays are
+    read (`fields.py`).  `cache_dir` defaults to the user's cache
     directory.  `progress` is called with (done, in all) while scanning and decoding.
     Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
     """
     listing = source
     if not isinstance(listing, Listing):
-        listing = scan(listing, channels_first=channels_first, cache_dir=cache_dir, progress=progress)
+        listing = scan(listing, channels_first=channels_first, axes=axes, cache_dir=cache_dir, progress=progress)
     profiles = columns_.roles(listing.items.columns, listing.profiles, columns or ())
     chosen, why = columns_.choose(profiles, columns and columns_.plain(columns, profiles))
     codec, how = listing.medium.choose(listing.common, listing.headers, size)

@@ -93,7 +93,7 @@ def _odd(listing: Listing, codec: Codec) -> Iterator[str]:
 
 
 def _sizes(listing: Listing) -> str:
-    axes = listing.medium.axes
+    axes = listing.medium.axes[-len(listing.common.size) :]
     if len(listing.sizes) == 1:
         return f"{' x '.join(map(str, *listing.sizes))} ({' x '.join(axes)})"
     extents = np.repeat(list(listing.sizes), list(listing.sizes.values()), axis=0).T

@@ -16,6 +16,7 @@ from fromnoise.codec import Header, Medium
 from fromnoise.data.index import Index
 from fromnoise.data.listing import FILE, Items
 from fromnoise.data.splits import OPEN
+from fromnoise.data.stack import Stack
 from fromnoise.data.tree import Skipped, Tree, Unreadable, read
 
 _WORKERS = 2  # reading and hashing large files overlap; parsing holds the interpreter's lock, so more gain nothing
@@ -95,8 +96,10 @@ def _in_order(headers: tuple[Header, ...], codes: np.ndarray) -> tuple[tuple[Hea
     return tuple(headers[code] for code in used), table[codes]
 
 
-def look_at_rows(pixels: np.ndarray, header: Header, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-    """(n, 2) uint64, the digest of every row of an array (n, h, w, c)."""
+def look_at_rows(stack: Stack, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    """(n, 2) uint64, the digest of every row of a stack."""
+    pixels, header = stack.pixels, stack.header
+    assert header is not None, "arrays have headers"
     layout = f"{' '.join(map(str, header.size))} {header.channels} {header.dtype}".encode()
     size = math.prod(header.size) * header.channels * pixels.dtype.itemsize
     step = max(1, _ROWS // size)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec import CODECS, Codec, Medium
+from fromnoise.data.fields import Fields
 from fromnoise.data.image import Images
 from fromnoise.data.sound import Sounds
 from fromnoise.data.writing import Writings
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 
-IMAGE, TEXT = Images(), Writings()
-MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT)}
+IMAGE, TEXT, FIELD = Images(), Writings(), Fields()
+MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT, FIELD)}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:

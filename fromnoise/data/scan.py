@@ -20,6 +20,8 @@ import numpy as np
 
 from fromnoise.codec import Gathered, Gathering, Header, Medium
 from fromnoise.data import columns, files, pairs, table
+from fromnoise.data.arrays import Arrays, Reading, in_memory, rows
+from fromnoise.data.fields import parse_axes
 from fromnoise.data.files import Kinds
 from fromnoise.data.index import Index, index_file, load_index, save_index
 from fromnoise.data.listing import Items, Listing, counted, harmonise, names
@@ -27,7 +29,7 @@ from fromnoise.data.look import look_at_files, look_at_rows
 from fromnoise.data.media import IMAGE, TEXT, formats
 from fromnoise.data.names import of_names
 from fromnoise.data.splits import OPEN, TRAIN, folder_roles, split_of, split_word
-from fromnoise.data.stack import Stack, as_stack, common_stem, open_array, open_npz
+from fromnoise.data.stack import Stack
 from fromnoise.data.store import default_cache
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Texts
@@ -45,26 +47,29 @@ def scan(
     source: str | Path | np.ndarray,
     *,
     channels_first: bool = False,
+    axes: str | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Listing:
     """Lists a folder, archive, file, table, bundled set (`emoji`, `digits`), array (n, h, w[, c]) or strings (n,).
 
+    `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
     skipped: list[Skipped] = []
     stacks: list[Stack] = []
+    reading = Reading(channels_first=channels_first, axes=parse_axes(axes))
     if isinstance(source, np.ndarray) and source.dtype.kind in "TU":
         gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
         stacks.append(_stacked("strings", gathered))
         return _listing("strings", TEXT, [_many(gathered)], skipped, None, stacks, gathered.notes)
     if isinstance(source, np.ndarray):
         try:
-            stacks.append(as_stack(source, "array", channels_first=channels_first))
+            medium, stack, notes = in_memory(source, reading)
         except Unreadable as error:
             raise FromNoiseError(f"The array {error}.") from error
-        rows = _rows(0, stacks[0], look_at_rows(stacks[0].pixels, stacks[0].header, progress))
-        return _listing("array", IMAGE, [rows], skipped, None, stacks)
+        stacks.append(stack)
+        return _listing("array", medium, [rows(0, stack, look_at_rows(stack, progress))], skipped, None, stacks, notes)
     # A folder of the user's own by that name comes first.
     bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
     path = bundled or Path(source).expanduser()
@@ -90,9 +95,14 @@ def scan(
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
     of_rows: dict[str, np.ndarray] = {}
-    hashed = partial(_hashed, known.arrays, of_rows, channels_first, progress)
-    alone = os.path.isfile(path) and len(tree.entries) == 1
-    parts = _arrays(tree, kinds, stacks, skipped, hashed, channels_first=channels_first, alone=alone)
+    hashed = partial(_hashed, known.arrays, of_rows, reading, progress)
+    parts: list[Items] = []
+    if kinds.arrays:
+        alone, images = tree.entries.names == [path.name], bool(kinds.examples)
+        arrays = Arrays(tree, kinds.arrays, reading, alone=alone, images=images)
+        medium, parts = arrays.medium, arrays.parts(stacks, hashed)
+        skipped += arrays.skipped
+        notes += arrays.notes
     found = look_at_files(tree, kinds.examples, medium, known, skipped, progress)
     _remember(file, known, tree, medium, found, of_rows)
     own = [tree.entries.names[row] for row in found.row]
@@ -153,16 +163,16 @@ def _many(gathered: Gathered) -> Items:
 def _hashed(
     known: Mapping[str, np.ndarray],
     rows: dict[str, np.ndarray],
-    channels_first: bool,
+    reading: Reading,
     progress: Progress | None,
     entry: Entry,
     stack: Stack,
 ) -> np.ndarray:
     """The digests of a stack's rows, from the index where they are known; kept in `rows` for the next one."""
-    key = f"{entry.stamp.hex()} {stack.key} {channels_first}"
+    key = f"{entry.stamp.hex()} {stack.key} {reading}"
     digests = known.get(key)
     if digests is None or len(digests) != len(stack.pixels):
-        digests = look_at_rows(stack.pixels, stack.header, progress)
+        digests = look_at_rows(stack, progress)
     if any(entry.stamp):
         rows[key] = digests
     return digests
@@ -222,65 +232,6 @@ def _folders(names: Sequence[str]) -> tuple[np.ndarray, dict[str, Texts]]:
     if classes != deeper:
         found["folder"] = Texts.of(deeper).take(place)
     return np.array(splits, dtype=np.int8)[place], found
-
-
-def _arrays(
-    tree: Tree,
-    kinds: Kinds,
-    stacks: list[Stack],
-    skipped: list[Skipped],
-    digests: Callable[[Entry, Stack], np.ndarray],
-    *,
-    channels_first: bool,
-    alone: bool,
-) -> list[Items]:
-    """The rows of array files; arrays of one axis are the labels of images of the same stem."""
-    labels: dict[str, np.ndarray] = {}
-    opened: list[tuple[Entry, Stack]] = []
-    for entry in kinds.arrays:
-        lone = alone or bool(split_word(entry.name))
-        try:
-            if entry.suffix == ".npz":
-                opened += [(entry, stack) for stack in open_npz(tree, entry, channels_first=channels_first)]
-            elif (array := open_array(tree, entry)).ndim == 1:
-                labels[entry.name] = array
-            else:
-                opened.append((entry, as_stack(array, entry.name, channels_first=channels_first, lone=lone)))
-        except Unreadable as error:
-            skipped.append(Skipped(name=entry.name, reason=str(error)))
-    splits, classes, _ = folder_roles([entry.name.rpartition("/")[0] for entry, _ in opened])
-    parts = []
-    for (entry, stack), split, label in zip(opened, splits, classes, strict=True):
-        found = dict(stack.columns)
-        for name in [
-            n for n in labels if common_stem(n) == common_stem(entry.name) and len(labels[n]) == len(stack.pixels)
-        ]:
-            found["label"] = Texts.of_array(labels.pop(name))
-        if label and stack.single:
-            found["class"] = Texts.same(label, 1)
-        word = split_word(stack.key) or split_word(Path(entry.name).name.split(".")[0])
-        stacks.append(stack)
-        parts.append(
-            _rows(len(stacks) - 1, stack, digests(entry, stack), found, split_of(word) if split == OPEN else split)
-        )
-    for name in labels:
-        skipped.append(Skipped(name=name, reason="labels without as many images of the same name beside them"))
-    return parts
-
-
-def _rows(
-    number: int, stack: Stack, digest: np.ndarray, found: Mapping[str, Texts] | None = None, split: int = OPEN
-) -> Items:
-    n = len(stack.pixels)
-    return Items(
-        headers=(stack.header,),
-        header=np.zeros(n, dtype=np.int32),
-        digest=digest,
-        split=np.full(n, split, dtype=np.int8),
-        stack=np.full(n, number, dtype=np.int32),
-        row=np.arange(n),
-        columns=found or {},
-    )
 
 
 def _listing(

@@ -1,4 +1,4 @@
-"""Stacks of examples in one file: `.npy`, `.npz` and IDX, seen as arrays (n, h, w, c) that stay on disk.
+"""Stacks of examples in one file: `.npy`, `.npz`, IDX, HDF5 and Zarr, seen as arrays that stay on disk.
 
 A `.npy` is memory-mapped where it lies.  What is compressed or inside an archive is first written to an unnamed
 temporary file and mapped from there, so that memory does not grow with the set.
@@ -9,69 +9,81 @@ IDX (LeCun's MNIST files): two zero bytes, a type code, the number of axes, then
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import struct
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedIOBase
 from typing import cast
 
 import numpy as np
 
-from fromnoise.data.image import MAX_CHANNELS, Header
+from fromnoise.codec import Header
+from fromnoise.data.containers import SUFFIXES, Array, open_container
+from fromnoise.data.image import MAX_CHANNELS
+from fromnoise.data.image import Header as PictureHeader
 from fromnoise.data.splits import split_word
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Entry, Tree, Unreadable, reason
+from fromnoise.errors import FromNoiseError
 
 IDX = re.compile(r"[-.]ubyte(\.gz)?$")
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _PREFERRED = ("samples", "images", "x", "data", "arr_0")
-_READABLE = "biuf"
-_COLOURS = (1, 3, 4)
+READABLE = "biuf"
+COLOURS = (1, 3, 4)
 _LONGEST = 64  # numbers of a vector
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stack:
-    """Examples (n, h, w, c) of one file, with the columns that came beside them, each of n strings.
+    """Examples of one file, rows of `pixels`, with the columns that came beside them, each of n strings.
 
-    `key` is the array's name in a `.npz`, empty elsewhere; `single` says that the file is one image, not a row of many;
-    `names` are those of the rows where they have any.  Examples that a medium gathered stand here, too: see
-    `codec/medium.py`.
+    Pictures are (n, h, w, c), fields as `fields.py` says.  `key` is the array's name in a file of several, empty
+    elsewhere; `single` says that the file is one example, not a row of many; `names` are those of the rows where they
+    have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`.
     """
 
     pixels: np.ndarray
     name: str
+    header: Header | None = None
     key: str = ""
     columns: Mapping[str, Texts] = field(default_factory=dict)
     single: bool = False
     names: Sequence[str] = ()
 
-    @property
-    def header(self) -> Header:
-        _, height, width, channels = self.pixels.shape
-        dtype = self.pixels.dtype
-        alpha = channels in (2, 4) and dtype in (np.uint8, np.uint16)
-        return Header(height=height, width=width, channels=channels, alpha=alpha, dtype=str(dtype.newbyteorder("=")))
-
 
 def is_array(name: str) -> bool:
-    return name.lower().endswith((".npy", ".npz")) or IDX.search(name.lower()) is not None
+    return name.lower().endswith((".npy", ".npz", *SUFFIXES)) or IDX.search(name.lower()) is not None
 
 
-def as_stack(array: np.ndarray, name: str, *, channels_first: bool, lone: bool = True) -> Stack:
+def real(array: np.ndarray) -> np.ndarray:
+    """The array in the machine's own order of bytes, of 64 bits at most.  Raises Unreadable for no real numbers."""
+    if array.dtype.kind not in READABLE:
+        remedy = "save its real and imaginary part as channels" if array.dtype.kind == "c" else "save numbers"
+        raise Unreadable(f"holds {array.dtype}, not real numbers: {remedy}")
+    if 0 in array.shape or not array.ndim:
+        raise Unreadable(f"is empty: its shape is {array.shape}; save examples along its first axis")
+    if array.dtype.byteorder not in "=|<" or array.dtype.itemsize > 8:
+        return array.astype(array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.float64)
+    return array
+
+
+def as_stack(array: np.ndarray, name: str, *, channels_first: bool, lone: bool = True, certain: bool = False) -> Stack:
     """An array as examples: (n, h, w), (n, h, w, c), or (n, c, h, w) under `channels_first`.
 
     Where the array is one file of many (`lone` false), two axes are one grey image, and three axes are one image if
-    its channel axis is the shortest and at most 32 long.  Raises Unreadable for anything else.
+    its channel axis is the shortest and at most 32 long.  Raises Unreadable for anything else, and, unless `certain`,
+    for what looks as if channels came first though that was not said.
     """
-    if array.dtype.kind not in _READABLE:
-        raise Unreadable(f"holds {array.dtype}, not real numbers")
-    if array.dtype.byteorder not in "=|<" or array.dtype.itemsize > 8:
-        array = array.astype(array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.float64)
+    array = real(array)
+    asked = "say --channels-first (channels_first=True), or"
+    if not lone and not channels_first and array.ndim == 3 and _channels_first(array.shape):
+        raise Unreadable(f"has the shape {array.shape}, which looks like (c, h, w): {asked} --axes nhw of n pictures")
     single = not lone and (array.ndim == 2 or (array.ndim == 3 and _is_image(array.shape, channels_first)))
     if single:
         array = array[None]
@@ -79,16 +91,18 @@ def as_stack(array: np.ndarray, name: str, *, channels_first: bool, lone: bool =
         array = array[..., None]
     elif array.ndim == 4 and channels_first:
         array = array.transpose(0, 2, 3, 1)
-    elif array.ndim == 4 and array.shape[1] in _COLOURS and array.shape[3] > max(_COLOURS):
-        raise Unreadable(
-            f"has the shape {array.shape}, which looks like (n, c, h, w): say --channels-first (channels_first=True); "
-            "if it is (n, h, w, c) after all, transpose it to (n, c, h, w) and say so"
-        )
+    elif array.ndim == 4 and array.shape[1] in COLOURS and array.shape[3] > max(COLOURS) and not certain:
+        raise Unreadable(f"has the shape {array.shape}, which looks like (n, c, h, w): {asked} --axes nhwc")
     if array.ndim != 4:
         raise Unreadable(f"has {array.ndim} axes: images are (n, h, w) or (n, h, w, c)")
-    if 0 in array.shape:
-        raise Unreadable(f"is empty: its shape is {array.shape}")
-    return Stack(pixels=array, name=name, single=single)
+    _, height, width, channels = array.shape
+    alpha = channels in (2, 4) and array.dtype in (np.uint8, np.uint16)
+    header = PictureHeader(height=height, width=width, channels=channels, alpha=alpha, dtype=str(array.dtype))
+    return Stack(pixels=array, name=name, header=header, single=single)
+
+
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    return shape[0] in COLOURS and min(shape[1:]) > max(COLOURS)
 
 
 def _is_image(shape: tuple[int, ...], channels_first: bool) -> bool:
@@ -96,33 +110,51 @@ def _is_image(shape: tuple[int, ...], channels_first: bool) -> bool:
     return channels < min(plane) and channels <= MAX_CHANNELS
 
 
-def open_array(tree: Tree, entry: Entry) -> np.ndarray:
-    """The array in a `.npy` or IDX file, mapped.  Raises Unreadable."""
+def open_arrays(tree: Tree, entry: Entry) -> dict[str, Array]:
+    """The arrays of a file by name, "" where there is one without.  Raises Unreadable."""
     try:
-        return _open_npy(tree, entry) if entry.suffix == ".npy" else _open_idx(tree, entry)
-    except Exception as error:  # numpy, gzip and the archives raise many kinds for a broken header or stream
-        raise Unreadable(f"not a readable array: {reason(error)}") from error
+        if entry.suffix in SUFFIXES:
+            return open_container(tree, entry)
+        if entry.suffix == ".npz":
+            return {key: Array.of(array) for key, array in _members(tree, entry).items()}
+        return {"": Array.of(_open_npy(tree, entry) if entry.suffix == ".npy" else _open_idx(tree, entry))}
+    except (FromNoiseError, Unreadable):
+        raise
+    except Exception as error:  # numpy, gzip, HDF5 and the archives raise many kinds for a broken header or stream
+        why = "holds Python objects, which are never unpickled" if "pickle" in str(error) else reason(error)
+        raise Unreadable(f"not a readable array ({why}): save it again as numbers") from error
 
 
-def open_npz(tree: Tree, entry: Entry, *, channels_first: bool) -> list[Stack]:
-    """The stack in a `.npz`, or one for each split in a file such as Keras' and MedMNIST's.  Raises Unreadable."""
-    try:
-        arrays = _members(tree, entry)
-    except Exception as error:  # as above
-        raise Unreadable(f"not a readable array: {reason(error)}") from error
-    pictures = {key: a for key, a in arrays.items() if a.ndim in (3, 4) and a.dtype.kind in _READABLE}
-    if not pictures:
+def chosen(arrays: Mapping[str, Array], fit: Callable[[Array], bool]) -> list[str]:
+    """The names of the arrays that are the examples, of those that `fit`.
+
+    Where names say so one for each split, as in Keras' and MedMNIST's files; otherwise the one that is called what our
+    own samples and numpy call it; otherwise the largest.
+    """
+    usable = [key for key, array in arrays.items() if array.dtype.kind in READABLE and fit(array)]
+    split = [key for key in usable if split_word(key)]
+    named = [key for key in _PREFERRED if key in usable]
+    largest = sorted(usable, key=lambda key: -math.prod(arrays[key].shape))
+    return split or [*named, *largest][:1]
+
+
+def picture_stacks(
+    entry: Entry, arrays: Mapping[str, Array], *, channels_first: bool, lone: bool, certain: bool
+) -> list[Stack]:
+    """The pictures of a file, of a `.npz` one stack for each split.  Raises Unreadable."""
+    if "" in arrays:
+        array = arrays[""].load()
+        return [as_stack(array, entry.name, channels_first=channels_first, lone=lone, certain=certain)]
+    keys = chosen(arrays, lambda array: array.ndim in (3, 4))
+    if not keys:
         raise Unreadable(f"no array of it has 3 or 4 axes; it holds {', '.join(arrays) or 'none'}")
-    split = [key for key in pictures if split_word(key)]
-    chosen = split or [next((key for key in _PREFERRED if key in pictures), next(iter(pictures)))]
     return [
-        Stack(
-            pixels=as_stack(pictures[key], entry.name, channels_first=channels_first).pixels,
-            name=f"{entry.name}:{key}",
+        replace(
+            as_stack(arrays[key].load(), f"{entry.name}:{key}", channels_first=channels_first, certain=certain),
             key=key,
-            columns=_columns(arrays, len(pictures[key]), split_word(key)),
+            columns=columns(arrays, arrays[key].shape[0], split_word(key)),
         )
-        for key in chosen
+        for key in keys
     ]
 
 
@@ -177,19 +209,27 @@ def _spool(file: BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> np.
         return np.memmap(held, dtype, "r", shape=shape)
 
 
-def _columns(arrays: Mapping[str, np.ndarray], n: int, word: str) -> dict[str, Texts]:
+def describes(array: Array, n: int) -> bool:
+    """Whether an array has a value or a vector for each of n examples."""
+    if array.ndim == 2 and array.shape[0] == n and 2 <= array.shape[1] <= _LONGEST:
+        return array.dtype.kind in "iuf"
+    return array.shape in ((n,), (n, 1)) and array.dtype.kind in "biufSUO"
+
+
+def columns(arrays: Mapping[str, Array], n: int, word: str) -> dict[str, Texts]:
     """Arrays of a value or a vector per example, named without their split and the `cond_` of our own samples."""
-    columns = {}
+    found = {}
     for key, array in arrays.items():
-        flat = array.reshape(n) if array.shape in ((n,), (n, 1)) else None
-        vectors = array.ndim == 2 and len(array) == n and 2 <= array.shape[1] <= _LONGEST and array.dtype.kind in "iuf"
-        if vectors:
-            flat = np.array([str(row) for row in array.tolist()])
-        if flat is None or split_word(key) != word or flat.dtype.kind not in "biufSU":
+        if not describes(array, n) or split_word(key) != word:
             continue
-        parts = [part for part in re.split(r"([_\-.])", key) if part != word]
-        columns["".join(parts).strip("_-.").removeprefix("cond_") or key] = Texts.of_array(flat)
-    return columns
+        values = array.load()
+        if values.dtype.kind == "O":  # strings of HDF5
+            values = np.array([one.decode(errors="replace") for one in values.reshape(-1)])
+        vectors = array.ndim == 2 and array.shape[1] > 1
+        flat = np.array([str(row) for row in values.tolist()]) if vectors else values.reshape(n)
+        parts = [part for part in re.split(r"([_\-.])", key.rpartition("/")[2]) if part != word]
+        found["".join(parts).strip("_-.").removeprefix("cond_") or key] = Texts.of_array(flat)
+    return found
 
 
 def common_stem(name: str) -> str:

@@ -29,6 +29,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz
 _SILENT = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
 # One file is read whole before it is looked at: an uncompressed image at the limit of 50 megapixels needs 0.8 GB.
 MAX_FILE = 1 << 30
+ZARR = ".zarr"  # the ending of folders that are one file to their users
 STAMP = 16  # bytes
 SETTLED = 2_000_000_000  # nanoseconds; the coarsest times of a common file system (FAT) are in steps of 2 s
 
@@ -161,7 +162,9 @@ class Folder:
         for name in names:
             try:
                 info = os.stat(self._root / name)
-                yield Entry(name=name, size=info.st_size, stamp=_stamp(info, name))
+                # A Zarr is a folder, whose own times say nothing of what is in it.
+                stamp = b"" if stat.S_ISDIR(info.st_mode) else _stamp(info, name)
+                yield Entry(name=name, size=info.st_size, stamp=stamp)
             except OSError as error:
                 self._skip(name, f"cannot be read: {reason(error)}")
 
@@ -186,7 +189,9 @@ class Folder:
             except OSError as error:
                 self._skip(name, f"cannot be read: {reason(error)}")
                 continue
-            if stat.S_ISDIR(info.st_mode):
+            if stat.S_ISDIR(info.st_mode) and suffix(one) == ZARR:
+                yield Entry(name=name, size=0)
+            elif stat.S_ISDIR(info.st_mode):
                 real = os.path.realpath(path)
                 if real in seen or (link and self._inside(real)):
                     self._skip(name, "symbolic link to a folder that is in the set already", link=True)
@@ -303,7 +308,7 @@ def open_tree(source: Path) -> Tree:
         raise FromNoiseError(
             f"{source} cannot be opened ({reason(error)}): check the path, or try a bundled set, emoji or digits."
         ) from error
-    if stat.S_ISDIR(kind):
+    if stat.S_ISDIR(kind) and source.suffix.lower() != ZARR:
         return Folder(source)
     name = source.name.lower()
     if name.endswith(ZIP_SUFFIXES):

@@ -5,6 +5,7 @@ from fromnoise.evaluate.judge import Judgement, judge
 from fromnoise.evaluate.judge_text import TextJudgement
 from fromnoise.evaluate.neighbours import batches, beside, nearest
 from fromnoise.evaluate.obey import Asked, Obeyed, obedience
+from fromnoise.evaluate.physics import physics
 
 __all__ = [
     "Asked",
@@ -20,4 +21,5 @@ __all__ = [
     "learn_features",
     "nearest",
     "obedience",
+    "physics",
 ]

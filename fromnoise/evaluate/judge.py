@@ -13,7 +13,7 @@ Corrupted examples and those they are compared with are disjoint.  Copying has i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Literal
@@ -28,6 +28,7 @@ from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manif
 from fromnoise.evaluate.features import Examples, Features
 from fromnoise.evaluate.neighbours import CopyCheck, batches, copy_check, nearest
 from fromnoise.evaluate.obey import Obeyed
+from fromnoise.evaluate.physics import Quantity
 from fromnoise.rng import derive_seed
 from fromnoise.types import FromNoiseError
 
@@ -36,6 +37,7 @@ COMPARED = 10_000  # training examples that every row is compared with, at most
 SEARCHERS = 2000  # samples and held-out examples whose neighbours are searched, at most
 REDRAWS = 16
 EXCHANGES = 199
+MOST_TOLD = 4  # quantities that have a sentence
 TOLD_APART = 0.01  # the largest p-value at which samples are called farther than held-out data
 
 Role = Literal["samples", "floor", "corruption", "copies"]
@@ -72,16 +74,24 @@ class Judgement:
     rows: tuple[Row, ...]
     copies: tuple[CopyCheck, ...]
     obedience: tuple[Obeyed, ...] = ()
+    physics: tuple[Quantity, ...] = ()
     sentences: tuple[str, ...] = ()
 
     def obeyed(self, rows: tuple[Obeyed, ...]) -> Judgement:
-        """The same with how conditions are met; its sentences stand before the last, which is about numbers."""
-        told = (*self.sentences[:-1], *(row.sentence for row in rows), *self.sentences[-1:])
-        return replace(self, obedience=rows, sentences=told)
+        """The same with how conditions are met."""
+        return replace(self, obedience=rows, sentences=self._told(rows))
+
+    def measured(self, quantities: tuple[Quantity, ...]) -> Judgement:
+        """The same with physical statistics."""
+        return replace(self, physics=quantities, sentences=self._told(quantities[:MOST_TOLD]))
+
+    def _told(self, rows: Sequence[Obeyed | Quantity]) -> tuple[str, ...]:
+        """All sentences with those of `rows`, which stand before the last, which is about numbers."""
+        return (*self.sentences[:-1], *(row.sentence for row in rows), *self.sentences[-1:])
 
     def to_json(self) -> dict:
         verdicts = [asdict(c) | {"level": c.level, "verdict": c.verdict} for c in self.copies]
-        return asdict(self) | {"copies": verdicts}
+        return asdict(self) | {"copies": verdicts, "physics": [quantity.to_json() for quantity in self.physics]}
 
     def table(self) -> list[str]:
         """The distances, a line a row."""

@@ -10,7 +10,7 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from math import isfinite, log
+from math import isfinite, log, log10
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,6 +20,7 @@ from fromnoise.evaluate import TextJudgement
 from fromnoise.report.curves import Line, chart, legend
 
 PIXEL_ART = 700  # a sheet narrower than this is enlarged with hard pixels
+SPECTRA = 3  # figures
 TONES = 6  # colours of the ramp from low to high noise, `s0` to `s5` in the style sheet
 
 
@@ -62,6 +63,7 @@ def write_report(
         facts=facts,
         notes=notes,
         charts=_charts(metrics),
+        spectra=_spectra(judgement),
         judgement=judgement,
         ruler=_ruler(judgement["rows"]) if judgement else [],
         hero=pictures[:1],
@@ -112,11 +114,29 @@ def _charts(metrics: list[dict]) -> list[dict]:
     if len(levels) > 1:
         says = "Low noise is texture, high noise is composition: see which still improves."
         figures.append(("Each level over time", says, _by_level(levels, clock), x_label))
-    return [
-        {"title": name, "says": says, "svg": chart(lines, title=name, x_label=label, y_label="loss"),
-         "legend": legend([line for line in lines if line.points])}
-        for name, says, lines, label in figures
-    ]  # fmt: skip
+    return [_figure(name, says, lines, label, "loss") for name, says, lines, label in figures]
+
+
+def _figure(name: str, says: str, lines: list[Line], x_label: str, y_label: str) -> dict:
+    return {"title": name, "says": says, "svg": chart(lines, title=name, x_label=x_label, y_label=y_label),
+            "legend": legend([line for line in lines if line.points])}  # fmt: skip
+
+
+def _spectra(judgement: dict | None) -> list[dict]:
+    """A figure for each of the first quantities that were measured."""
+    figures = []
+    for quantity in (judgement or {}).get("physics", ())[:SPECTRA]:
+        bands = [[log10(value) for value in band] for band in quantity["spectrum"] if min(band) > 0]
+        names = (("samples", 0, False), ("held-out data", 3, False), ("training data", 5, True))
+        lines = [
+            Line(name=name, points=[(band[0], band[k]) for band in bands], tone=tone, dots=not faint, faint=faint)
+            for k, (name, tone, faint) in enumerate(names, 1)
+        ]
+        says = "Power of waves from long to short, both as powers of ten; samples should lie on the data."
+        figures.append(
+            _figure(f"Spectrum of channel {quantity['channel']}", says, lines, "log wavenumber", "log power")
+        )
+    return figures
 
 
 def _by_level(levels: list[dict], clock) -> list[Line]:
