@@ -8,6 +8,7 @@ scan is besides: where it lies in space, how its integers stand for values, and 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ from torch import Tensor
 from fromnoise.codec import fieldview, niftifile
 from fromnoise.codec.codec import described
 from fromnoise.codec.field import FieldCodec
+from fromnoise.codec.medium import POSITION
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
 AXES = ("right", "anterior", "superior")
-POSITION = "position"
 # Window presets of CT in HU, by the customary (level, width) of (40, 400) and (400, 1800).
 SOFT, BONE = (-160.0, 240.0), (-500.0, 1300.0)
 AIR = -900.0  # a set that reaches below is taken for HU
@@ -37,7 +38,7 @@ class VolumeCodec:
 
     block        voxels along each axis
     affine       (16,) row by row, from voxels of the whole scan to millimetres
-    slices       of a set of slices how many the scan has along their axis, 0 where scans differ
+    room         how far blocks can move in a scan along each axis, where there is but one
     modality     as DICOM abbreviates it, as CT, or ""
     orientation  of the files, as LPS, which samples are turned to
     disk         dtype of the files, whose numbers stand for slope·number + intercept
@@ -47,7 +48,7 @@ class VolumeCodec:
     field: FieldCodec
     block: Shape
     affine: tuple[float, ...]
-    slices: int = 0
+    room: Shape = (0, 0, 0)
     modality: str = ""
     orientation: str = "RAS"
     disk: str = "float32"
@@ -147,12 +148,10 @@ class VolumeCodec:
         return f"{shown}{self.window[0]:g} to {self.window[1]:g}{units} from black to white, {self.preset}"
 
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
-        """One decoded sample as NIfTI; a slice of a single scan lies where its position says."""
+        """One decoded sample as NIfTI; a block of a single scan lies where its position says."""
         affine = np.array(self.affine).reshape(4, 4)
         cond = recipe.get("cond")
-        position = cond.get(POSITION) if isinstance(cond, dict) else None
-        if self.along is not None and self.slices and isinstance(position, float):
-            affine[:3, 3] += affine[:3, self.along] * round(position * (self.slices - 1))
+        affine[:3, 3] += affine[:3, :3] @ self._corner(cond.get(POSITION) if isinstance(cond, dict) else None)
         return niftifile.save(
             path,
             sample,
@@ -164,6 +163,15 @@ class VolumeCodec:
             recipe=recipe,
         )
 
+    def _corner(self, position: object) -> np.ndarray:
+        """(3,), the first voxel of a block at a position."""
+        share = np.zeros(3)
+        if isinstance(position, float) and self.along is not None:
+            share[self.along] = position
+        elif isinstance(position, str) and position.startswith("["):
+            share[:] = json.loads(position)
+        return np.rint(np.clip(share, 0, 1) * self.room)
+
     def to_json(self) -> dict[str, object]:
         return {"kind": "volume", **dataclasses.asdict(self), "field": self.field.to_json()}
 
@@ -171,5 +179,5 @@ class VolumeCodec:
     def from_json(data: Mapping[str, object]) -> VolumeCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
         values = described(data, "volume", {field.name for field in dataclasses.fields(VolumeCodec)})
-        known = {name: tuple(values[name]) for name in ("block", "affine", "window")}
+        known = {name: tuple(values[name]) for name in ("block", "affine", "room", "window")}
         return VolumeCodec(**{**values, **known, "field": FieldCodec.from_json(values["field"])})

@@ -78,29 +78,34 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """What scans are brought to: voxels of `spacing`, blocks of `block`; `along` is the axis of slices."""
+    """What scans are brought to: voxels of `spacing`, blocks of `block`; `along` is the axis of slices, `whole` says
+    that a block is a scan."""
 
     block: tuple[int, int, int]
     spacing: np.ndarray
     along: int | None
+    whole: bool
 
     def resampled(self, volume: Volume) -> tuple[int, int, int]:
         """The voxels of a scan at this spacing; along the axis of slices its own."""
         wanted = np.maximum(1, np.rint(np.array(volume.shape) * volume.spacing / self.spacing)).astype(int)
-        x, y, z = (own if axis == self.along else int(n) for axis, (own, n) in enumerate(zip(volume.shape, wanted)))
+        x, y, z = (
+            own if axis == self.along else int(n)
+            for axis, (own, n) in enumerate(zip(volume.shape, wanted, strict=True))
+        )
         return x, y, z
 
-    def full(self, volume: Volume, whole: bool) -> tuple[int, int, int]:
-        """The voxels of a scan that blocks are cut from: at least a block, and in planes and of whole scans just one."""
-        fixed = [whole or (self.along is not None and axis != self.along) for axis in range(3)]
-        x, y, z = (b if f else max(b, n) for b, n, f in zip(self.block, self.resampled(volume), fixed, strict=True))
+    def full(self, volume: Volume) -> tuple[int, int, int]:
+        """The voxels of a scan that blocks are cut from: at least a block, in planes and of whole scans just one."""
+        x, y, z = (
+            b if self.whole or self.along not in (None, axis) else max(b, n)
+            for axis, (b, n) in enumerate(zip(self.block, self.resampled(volume), strict=True))
+        )
         return x, y, z
 
-    def affine(self, volume: Volume, whole: bool) -> np.ndarray:
+    def affine(self, volume: Volume) -> np.ndarray:
         """(4, 4), from voxels of the scan as it is cut to millimetres."""
-        scaled, full = np.array(self.resampled(volume)), np.array(self.full(volume, whole))
-        if (scaled == volume.shape).all() and (scaled == full).all():
-            return volume.affine
+        scaled, full = np.array(self.resampled(volume)), np.array(self.full(volume))
         factor = np.array(volume.shape) / scaled
         step = np.eye(4)
         step[:3, :3] = np.diag(factor)
@@ -111,9 +116,9 @@ class Grid:
 class Blocks:
     """Examples (n, x, y, z), read when they are asked for: block i begins at starts[i] of scan which[i]."""
 
-    def __init__(self, volumes: Sequence[Volume], grid: Grid, dtype: np.dtype, *, whole: bool) -> None:
+    def __init__(self, volumes: Sequence[Volume], grid: Grid, dtype: np.dtype) -> None:
         self.grid, self.dtype, self.which, self.starts = grid, dtype, [], []
-        fulls = [grid.full(volume, whole) for volume in volumes]
+        fulls = [grid.full(volume) for volume in volumes]
         for place, full in enumerate(fulls):
             found = list(product(*(starts(n, b) for n, b in zip(full, grid.block, strict=True))))
             self.which += [place] * len(found)
@@ -134,9 +139,14 @@ class Blocks:
         block = self._loaded(self.which[row])[tuple(slice(start, start + n) for start, n in corner)]
         return np.rint(block).astype(self.dtype) if self.dtype.kind in "iu" else block.astype(self.dtype)
 
+    def room(self, place: int) -> tuple[int, int, int]:
+        """How far a block can move in a scan along each axis."""
+        x, y, z = (n - b for n, b in zip(self._fulls[place], self.grid.block, strict=True))
+        return x, y, z
+
     def position(self, row: int) -> str:
         """How far up its axis a slice lies, from 0 to 1; of patches the centre along each axis; "" of whole scans."""
-        room = np.array(self._fulls[self.which[row]]) - self.grid.block
+        room = np.array(self.room(self.which[row]))
         share = np.divide(self.starts[row], room, out=np.full(3, 0.5), where=room > 0)
         if self.grid.along is not None:
             return f"{share[self.grid.along]:.4f}" if room[self.grid.along] else ""
@@ -196,9 +206,6 @@ def centred(values: np.ndarray, shape: Shape) -> np.ndarray:
     if values.shape == shape:
         return values
     begin = [(have - want) // 2 for have, want in zip(values.shape, shape, strict=True)]
-    inner = [slice(max(0, b), max(0, b) + min(h, w)) for b, h, w in zip(begin, values.shape, shape, strict=True)]
-    out = np.full(shape, np.nanmin(values), values.dtype)
-    out[tuple(slice(max(0, -b), max(0, -b) + min(h, w)) for b, h, w in zip(begin, values.shape, shape))] = values[
-        tuple(inner)
-    ]
-    return out
+    cut = values[tuple(slice(max(0, b), max(0, b) + n) for b, n in zip(begin, shape, strict=True))]
+    room = [(max(0, -b), n - have - max(0, -b)) for b, n, have in zip(begin, shape, cut.shape, strict=True)]
+    return np.pad(cut, room, constant_values=np.nanmin(values))

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable
 from hashlib import blake2b
+from io import BytesIO
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from fromnoise.errors import Unreadable
 
 SUFFIXES = frozenset({".nii", ".nii.gz"})
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+LABELS = "labels"  # in the place of a modality
+_LABEL = 1002  # the intent of NIfTI that says so
 _MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
 
 
@@ -44,7 +47,6 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
     slope, intercept = image.header.get_slope_inter()
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
-    values = _values(image, turn)
     subject = _SUBJECT.search(name)
     return Volume(
         shape=upright,
@@ -52,22 +54,22 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         dtype=str(stored.newbyteorder("=")),
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
-        modality="",
+        modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,
         subject=subject[0] if subject else name,
         digest=blake2b(data, digest_size=16).digest(),
-        holes=bool(np.isnan(values).any()) if stored.kind == "f" else False,
+        holes=stored.kind == "f" and bool(np.isnan(_values(image, turn)).any()),
         load=lambda: _values(_image(read()), turn),
     )
 
 
-def _image(data: bytes):  # noqa: ANN202 (nibabel is imported late)
+def _image(data: bytes):
     nib = nibabels()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what headers hold
     try:
         if data.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=__import__("io").BytesIO(data)) as file:
+            with gzip.GzipFile(fileobj=BytesIO(data)) as file:
                 data = file.read(_MOST)
         kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
         image = kind.from_bytes(data)
