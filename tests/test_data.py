@@ -451,11 +451,12 @@ def test_a_file_that_breaks_only_when_decoded_is_skipped_too(tmp_path):
     np.testing.assert_array_equal(samples(data), samples(again))
 
 
-def test_nan_is_skipped_by_row(tmp_path):
-    array = np.ones((5, 4, 4), np.float32)
-    array[2, 0, 0] = np.nan
-    data = opened(array, tmp_path)
-    assert len(data) == 4 and "NaN" in reasons(data.listing)["array[2]"]
+def test_infinity_is_skipped_by_row_and_nan_of_pictures_too(tmp_path):
+    for value, axes in ((np.inf, None), (np.nan, "nhw")):
+        array = np.ones((5, 4, 4), np.float32)
+        array[2, 0, 0] = value
+        data = opened(array, tmp_path, axes=axes)
+        assert len(data) == 4 and "replace them" in reasons(data.listing)["array[2]"]
 
 
 # ---------------------------------------------------------------- one set out of many

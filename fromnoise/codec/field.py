@@ -185,8 +185,7 @@ class FieldCodec:
     def legend(self) -> str:
         """How a preview is read."""
         shown = {1: "a line a channel", 2: "channels beside each other", 3: "the middle slices across each axis"}
-        first = self._scales[0]
-        low, high = (float(first.values(np.array(end))) for end in (-SEEN, SEEN))
+        low, high = self._scales[0].values(np.array([-SEEN, SEEN]))
         low = low if self.floor is None else max(low, self.floor)
         units = f" {self.units}" if self.units else ""
         how = "from bottom to top" if len(self.space) == 1 else "from dark to light"

@@ -46,7 +46,8 @@ def in_memory(array: np.ndarray, reading: Reading) -> tuple[Medium[Any, Any], St
 class Arrays:
     """The array files `entries`, opened; `skipped` and `notes` fill up.
 
-    `alone` says that one of them is all there is, `images` that there are files of pictures besides.
+    `alone` says that one of them is all there is, `images` that there are as many files of pictures
+    besides, or more.
     """
 
     def __init__(self, tree: Tree, entries: Sequence[Entry], reading: Reading, *, alone: bool, images: bool) -> None:

@@ -80,7 +80,7 @@ def _array(node: Any, path: Path | None) -> Array:
     offset = None if path is None else node.id.get_offset()
 
     def load() -> np.ndarray:
-        if offset is not None and 0 not in node.shape and node.dtype.kind in "biuf":
+        if path is not None and offset is not None and 0 not in node.shape and node.dtype.kind in "biuf":
             return np.memmap(path, node.dtype, "r", offset, node.shape)  # as it lies in the file
         return spooled(node.shape, node.dtype, lambda rows: node[rows])
 

@@ -2,9 +2,9 @@
 
 pictures    integers of 8 or 16 bits, or floats from 0 to 1, on two axes with few channels; all else is fields: series,
             volumes, floats of any range, with NaN, wider integers, and whatever is in HDF5 or Zarr
-axes        channels are an axis of at most `CHANNELS` that is shorter than all others, first or last.  Of an array that
-            is alone the first axis is the examples, but for a single series, (t) or (t, c) with at most `BESIDE`
-            channels, which is cut into blocks; of files beside each other each is one example
+axes        channels are an axis of at most `CHANNELS` that is at most half as long as all others, first or last.  Of an
+            array that is alone the first axis is the examples, but for a single series, (t) or (t, c) with at most
+            `BESIDE` channels, which is cut into blocks; of files beside each other each is one example
 window      all of an example, along each axis at most `LARGEST`, and no more than the smallest has; of larger ones each
             step sees a random part
 missing     NaN, what the attribute `_FillValue` or `missing_value` names, where an array of bools called `mask` beside
@@ -207,7 +207,7 @@ def as_field(
 
 def _axes(shape: Shape, *, channels_first: bool, lone: bool) -> Axes:
     """The rule at the top of this file."""
-    if len(shape) == 1 or (lone and len(shape) == 2 and shape[1] <= BESIDE and shape[1] < shape[0]):
+    if len(shape) == 1 or (lone and len(shape) == 2 and shape[1] <= min(BESIDE, shape[0] / 2)):
         return Axes(many=False, layout="none" if len(shape) == 1 else "last", space=1, pictures=False)
     inner = shape[1:] if lone else shape
     layout = "first" if channels_first else _channels(inner)
@@ -220,11 +220,11 @@ def _axes(shape: Shape, *, channels_first: bool, lone: bool) -> Axes:
 
 
 def _channels(shape: Shape) -> Layout:
-    """Where the channels are among the axes of one example; of two short axes the shorter, of equal ones the last."""
+    """Where the channels are among the axes of one example; of two short axes the last."""
     if len(shape) < 2:
         return "none"
-    last = shape[-1] <= CHANNELS and shape[-1] < min(shape[:-1])
-    first = shape[0] <= CHANNELS and shape[0] < min(shape[1:])
+    last = shape[-1] <= min(CHANNELS, min(shape[:-1]) / 2)
+    first = shape[0] <= min(CHANNELS, min(shape[1:]) / 2)
     return "last" if last else "first" if first else "none"
 
 

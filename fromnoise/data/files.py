@@ -82,8 +82,7 @@ def sort(tree: Tree) -> Kinds:
         texts = array("q", sorted(set(texts) - set(chosen)))
     medium = _majority(found, len(arrays))
     for other, places in found.items():
-        why = f"{other}, and most of the set is {medium.name}: train on it by itself"
-        skipped += [Skipped(name=tree.entries.names[place], reason=why) for place in places if other != medium.name]
+        skipped += _others(tree, other, places, medium) if other != medium.name else []
     if medium is not IMAGE:
         why = f"an array, and most of the set is {medium.name}: train on it by itself"
         skipped += [Skipped(name=entry.name, reason=why) for entry in arrays]
@@ -99,6 +98,17 @@ def sort(tree: Tree) -> Kinds:
             why = "a note, not an example" if _is_note(name) else "a note: no example of the same name is beside it"
             skipped.append(Skipped(name=name, reason=why))
     return kinds
+
+
+def apart(tree: Tree, kinds: Kinds, medium: Medium[Any, Any]) -> tuple[Kinds, list[Skipped]]:
+    """The same as a set of another medium, that of its arrays, and its examples as what is left out."""
+    others = _others(tree, kinds.medium.name, kinds.examples, medium)
+    return replace(kinds, medium=medium, examples=array("q")), others
+
+
+def _others(tree: Tree, name: str, places: Iterable[int], medium: Medium[Any, Any]) -> list[Skipped]:
+    why = f"{name}, and most of the set is {medium.name}: train on it by itself"
+    return [Skipped(name=tree.entries.names[place], reason=why) for place in places]
 
 
 def _majority(found: dict[str, array], arrays: int) -> Medium[Any, Any]:

@@ -204,6 +204,6 @@ def harmonise(
     odd, skipped = np.flatnonzero(~fits), []
     for name, code in zip(named(odd), items.header[odd].tolist(), strict=True):
         header = items.headers[code]
-        why = f"{header.mode} of {header.dtype}, unlike most of the set ({family})"
+        why = f"{header.mode} of {header.dtype}, unlike most of the set ({family}): train on it by itself"
         skipped.append(Skipped(name=name, reason=why))
     return items if fits.all() else items.take(np.flatnonzero(fits)), skipped

@@ -103,8 +103,11 @@ def scan(
     hashed = partial(_hashed, known.arrays, of_rows, reading, progress)
     parts: list[Items] = []
     if kinds.arrays:
-        alone, images = tree.entries.names == [path.name], bool(kinds.examples)
+        alone, images = tree.entries.names == [path.name], len(kinds.examples) >= len(kinds.arrays)
         arrays = Arrays(tree, kinds.arrays, reading, alone=alone, images=images)
+        if medium is not arrays.medium:
+            kinds, others = files.apart(tree, kinds, arrays.medium)
+            skipped += others
         medium, parts = arrays.medium, arrays.parts(stacks, hashed)
         skipped += arrays.skipped
         notes += arrays.notes

@@ -121,7 +121,8 @@ def open_arrays(tree: Tree, entry: Entry) -> dict[str, Array]:
     except (FromNoiseError, Unreadable):
         raise
     except Exception as error:  # numpy, gzip, HDF5 and the archives raise many kinds for a broken header or stream
-        why = "holds Python objects, which are never unpickled" if "pickle" in str(error) else reason(error)
+        # numpy says it in four ways
+        why = "holds Python objects, which are never unpickled" if "bject" in str(error) else reason(error)
         raise Unreadable(f"not a readable array ({why}): save it again as numbers") from error
 
 

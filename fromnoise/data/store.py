@@ -212,7 +212,8 @@ def _sound(stored: np.ndarray, places: range) -> tuple[np.ndarray, dict[int, str
     if stored.dtype.kind != "f":
         return stored, {}
     finite = np.isfinite(stored.reshape(len(stored), -1)).all(axis=1)
-    return stored[finite], {places[i]: "holds NaN or infinite values" for i in np.flatnonzero(~finite)}
+    why = "holds NaN or infinite values: replace them, in a field by NaN, which marks what is missing"
+    return stored[finite], {places[i]: why for i in np.flatnonzero(~finite)}
 
 
 def _open(folder: Path) -> Stored:

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import signal, stats
+from scipy import stats
+from scipy.signal.windows import hann
 
 BANDS_A_DECADE = 8
 RESOLVED = 1e-6  # of the strongest band: what is below is rounding, not signal
@@ -114,7 +115,7 @@ def power(fields: np.ndarray) -> np.ndarray:
     window = np.ones(fields.shape[1:])
     for k, n in enumerate(fields.shape[1:]):
         shape = [-1 if k == axis else 1 for axis in range(fields.ndim - 1)]
-        window = window * signal.windows.hann(n, sym=False).reshape(shape)
+        window = window * hann(n, sym=False).reshape(shape)
     centred = fields - fields.mean(axes, keepdims=True)
     return (np.abs(np.fft.fftn(centred * window, axes=axes)) ** 2).mean(0)
 
