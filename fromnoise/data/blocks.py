@@ -159,7 +159,7 @@ class Blocks:
             axis = int(np.argmax(full)) if self.grid.along is None else self.grid.along
             first, last = start[axis], start[axis] + self.grid.block[axis]
             gap = max(1, math.ceil(GAP / self.grid.spacing[axis]))
-            held = slabs(full[axis], self.grid.block[axis])
+            held = slabs(full[axis], self.grid.block[axis], gap)
             if any(begin <= first and last <= end for begin, end in held):
                 yield VAL
             else:
@@ -179,13 +179,14 @@ def starts(n: int, size: int) -> list[int]:
     return [k * (n - size) // max(count, 1) for k in range(count + 1)]
 
 
-def slabs(n: int, size: int) -> list[tuple[int, int]]:
+def slabs(n: int, size: int, gap: int) -> list[tuple[int, int]]:
     """(begin, end) of what is held out of `n` voxels, for blocks of `size` along that axis; none where there is no
-    room for it."""
-    share = HELD_OUT_SMALL * n
-    count = max(1, min(SLABS, int(share // (1.5 * size))))
-    thick = max(math.ceil(1.5 * size), round(share / count))
-    if n < 4 * thick:
+    room for it and its gaps."""
+    for count in range(SLABS, 0, -1):
+        thick = max(1 if size == 1 else math.ceil(1.5 * size), round(HELD_OUT_SMALL * n / count))
+        if count * (thick + 2 * gap) <= n / 2 or (count == 1 and 4 * (thick + 2 * gap) <= 3 * n):
+            break
+    else:
         return []
     return [(begin := (2 * k + 1) * n // (2 * count) - thick // 2, begin + thick) for k in range(count)]
 

@@ -45,15 +45,14 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
     turn = nib.orientations.io_orientation(image.affine)
     if np.isnan(turn).any() or not np.isfinite(image.affine).all():
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
-    slope, intercept = image.header.get_slope_inter()
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
     subject = _SUBJECT.search(name)
     return Volume(
         shape=upright,
         affine=image.affine @ nib.orientations.inv_ornt_aff(turn, shape),
         dtype=str(stored.newbyteorder("=")),
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
+        slope=float(image.dataobj.slope),
+        intercept=float(image.dataobj.inter),
         modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,

@@ -28,7 +28,7 @@ from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
 from fromnoise.data.media import IMAGE, TEXT, formats
 from fromnoise.data.names import of_names
-from fromnoise.data.splits import OPEN, TRAIN, folder_roles, split_of, split_word
+from fromnoise.data.splits import BY_NAMES, OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack
 from fromnoise.data.store import default_cache
 from fromnoise.data.table import Table
