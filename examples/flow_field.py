@@ -7,8 +7,8 @@ Vorticity w of an incompressible flow on a periodic square, in two dimensions, d
     dw/dt + u·∇w = nu·∇²w,    u = (dψ/dy, -dψ/dx),    ∇²ψ = -w,
 
 by Fourier modes (pseudo-spectral; products freed of aliases by the 2/3 rule, Orszag 1971), third-order Runge-Kutta (Shu
-and Osher 1988) and viscosity exact in each stage's step.  Each of the independent flows gives a few moments, far enough
-apart to differ.  They are written to flow/vorticity.npy as float32 (n, y, x) in 1/s, and a model learns them.
+and Osher 1988) and viscosity exact in each stage's step.  Each of the independent flows gives one moment, after its
+eddies have merged for a while.  They are written to flow/vorticity.npy as float32 (n, y, x) in 1/s, and learned.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 import fromnoise as fn
 
 SIZE, VISCOSITY, STEP = 64, 5e-3, 0.02  # grid points along 2π; m²/s; s
-START, APART, MOMENTS = 4.0, 2.0, 4  # seconds until the first moment and between moments, of each flow
+SECONDS = 3.0  # that each flow is followed for
 
 
 def simulate(flows: int, seed: int = 0) -> np.ndarray:
-    """Vorticity (flows · MOMENTS, SIZE, SIZE) float32, 1/s."""
+    """Vorticity (flows, SIZE, SIZE) float32, 1/s."""
     k = np.fft.fftfreq(SIZE, 1 / SIZE)
     ky, kx = np.meshgrid(k, k[: SIZE // 2 + 1], indexing="ij")
     square = kx**2 + ky**2
@@ -47,25 +47,27 @@ def simulate(flows: int, seed: int = 0) -> np.ndarray:
     z = noise * square * np.exp(-square / 16) * kept
     z *= 1 / np.sqrt((real(1j * ky * z * inverse) ** 2 + real(1j * kx * z * inverse) ** 2).mean((1, 2)))[:, None, None]
     whole, half = np.exp(-VISCOSITY * square * STEP), np.exp(-VISCOSITY * square * STEP / 2)
-    moments = []
-    for step in range(1, round((START + APART * (MOMENTS - 1)) / STEP) + 1):
+    for _ in range(round(SECONDS / STEP)):
         first = whole * (z + STEP * carried(z))
         second = 0.75 * half * z + 0.25 / half * (first + STEP * carried(first))
         z = whole * z / 3 + 2 / 3 * half * (second + STEP * carried(second))
-        if step >= round(START / STEP) and (step - round(START / STEP)) % round(APART / STEP) == 0:
-            moments.append(real(z).astype(np.float32))
-    return np.concatenate(moments)
+    return real(z).astype(np.float32)
 
 
-def main(seconds: float = 240, flows: int = 100, folder: str = "flow", settings: tuple[str, ...] = ()) -> fn.Run:
+def say(event: object) -> None:
+    if isinstance(event, str):
+        print(event)
+
+
+def main(seconds: float | None = 240, steps: int | None = None, folder: str = "flow", settings: tuple = ()) -> fn.Run:
     place = Path(folder)
     place.mkdir(exist_ok=True)
     data = place / "vorticity.npy"
     if not data.exists():
-        np.save(data, simulate(flows))
-    run = fn.train(data, out=place / "run", budget=seconds, settings=settings, watch=print)
+        np.save(data, simulate(400))
+    run = fn.train(data, out=place / "run", budget=seconds, steps=steps, settings=settings, watch=say)
     run.generate(16).save(place / "samples")
-    for sentence in run.evaluate(watch=print).sentences:
+    for sentence in run.evaluate(watch=say).sentences:
         print(sentence)
     (spectrum,) = json.loads(run.folder.evaluation.read_text())["physics"]
     for wave, ours, held, real in spectrum["spectrum"]:

@@ -74,11 +74,9 @@ def train(
     out             the run folder, made new; by default runs/<data>-<time>
     size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
     columns         the data's columns to condition on; "size:number" says what one is
-    channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
-    axes            what the axes of arrays are, a letter each: "nhw" pictures, "nyx" fields; see `data/fields.py`
+    channels_first  arrays are (n, c, h, w); `axes` says what they are by a letter an axis, "nyx" (`data/fields.py`)
     settings        overrides, each "a.b=value"
-    resume          go on with the run in `out`, with the settings it has but for `settings` and its length; start it
-                    if there is none
+    resume          go on with the run in `out`, with its own settings but for `settings` and its length, or start it
     watch           called with every event and every line worth saying
     begun           the moment of `time.perf_counter` that a budget counts from; by default that of the call
 

@@ -163,10 +163,11 @@ def encoded(dataset: Dataset, samples: np.ndarray) -> Tensor:
 
 
 def quantities(codec: Physical, samples: np.ndarray, held: Subset, train: Subset) -> Iterator[np.ndarray]:
-    """Samples, held-out and as many training examples in their own units, as windows where x0 is one."""
+    """Samples, held-out and training examples in their own units, as windows where x0 is one; as many as have room."""
     yield codec.quantities(samples)
-    for real in (held, replace(train, indices=np.random.default_rng(0).permutation(train.indices))):
-        some = replace(real, perceived=False)[np.arange(min(len(samples), len(real)))]
+    most = max(FEWEST, ROOM // (8 * samples[0].size))
+    for real in (held, train):
+        some = replace(real, perceived=False)[np.random.default_rng(0).permutation(len(real))[:most]]
         yield codec.quantities(real.dataset.codec.decode(some))
 
 

@@ -145,10 +145,14 @@ def sample(
     ] = None,
     length: Annotated[
         float | None,
-        typer.Option("--seconds", "--width", help="Beyond the model's window: seconds of sound, pixels of a picture."),
+        typer.Option(
+            "--seconds",
+            "--width",
+            help="Beyond the model's window: seconds of sound, pixels of a picture, steps of a field.",
+        ),
     ] = None,
     beginning: Annotated[
-        Path | None, typer.Option("--continue", metavar="FILE", help="A sound or picture to go on from.")
+        Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture or field to go on from.")
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -180,13 +180,14 @@ def sound(config: Config, facts: Facts, width: int) -> Config:
 def field(config: Config, facts: Facts, width: int) -> Config:
     """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`.
 
-    Noise goes out by a mask where a patch has more values than the network has features.
+    Noise goes out by a mask where a patch has more values than the network has features.  Guidance makes samples
+    stronger than the data, a spectrum twice as high, so there is none.
     """
     channels, *space = facts.shape
     patch = next(p for p in (1, 2, 4, 8, 16) if math.prod(math.ceil(n / p) for n in space) <= FIELD_CELLS or p == 16)
     masks = channels * patch ** len(space) > width
     net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), masks=masks, emb=256)
-    return replace(config, net=net)
+    return replace(config, net=net, sample=replace(config.sample, guidance=1.0))
 
 
 def text(config: Config, facts: Facts, width: int) -> Config:

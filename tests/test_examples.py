@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import torch
 from exact import Exact
 
+from examples import flow_field
 from examples.new_target_and_stepper import Midpoint, VPrediction, main
+from fromnoise import appraise
 from fromnoise.cond import Cond
 from fromnoise.process import Gaussian
 from fromnoise.rng import Rng
@@ -35,3 +40,27 @@ def test_its_stepper_is_of_second_order():
     truth = solve(1024)
     coarse, fine = ((solve(n) - truth).norm() for n in (32, 64))
     assert 3.5 < coarse / fine < 4.6
+
+
+def test_flows_lose_energy_as_turbulence_does_and_each_is_its_own():
+    w = flow_field.simulate(3)
+    np.testing.assert_allclose(w.mean((1, 2)), 0, atol=1e-6)
+    k = np.fft.fftfreq(64, 1 / 64)
+    square = k[:, None] ** 2 + k**2
+    modes = np.abs(np.fft.fft2(w)) ** 2 / 64**4
+    energy = np.where(square > 0, modes / np.maximum(square, 1), 0).sum((1, 2))
+    loss = np.exp(-2 * flow_field.VISCOSITY * flow_field.SECONDS * 4**2)
+    assert (energy < 1).all() and (energy > loss).all(), "in two dimensions energy goes to large eddies, and is kept"
+    assert modes[:, (square > 25**2)].sum() < 1e-3 * modes.sum(), "viscosity acts before the grid ends"
+    np.testing.assert_allclose(flow_field.simulate(2), w[:2], atol=1e-4)
+
+
+def test_the_flow_is_learned_and_its_spectrum_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(appraise, "learn_features", partial(appraise.learn_features, steps=10))
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "vorticity.npy", 3 * rng.normal(size=(250, 16, 16)).astype(np.float32))
+    tiny = ("net.widths=[32]", "net.attention=[false]", "net.emb=32", "run.grid_priors=0", "sample.steps=3")
+    flow_field.main(seconds=None, steps=3, folder=str(tmp_path), settings=tiny)
+    told = capsys.readouterr().out
+    assert "250 fields of 16 x 16" in told and "held-out data" in told.splitlines()[-1]
+    assert len(list((tmp_path / "samples").glob("*.npy"))) == 16

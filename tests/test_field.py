@@ -134,7 +134,10 @@ def test_a_window_is_a_function_of_its_stream_and_goes_everywhere():
     np.testing.assert_allclose(codec.decode(codec.encode(stored[:1]))[0], field[:4, :3], atol=1e-3)
     long = codec.extended(11, "free")
     assert long.shape == (1, 4, 11) and long.decode(torch.zeros(2, *long.shape)).shape == (2, 4, 11)
-    np.testing.assert_allclose(codec.beginning(field)[0, 0], field / 2)
+    np.testing.assert_allclose(codec.beginning(field[:4])[0, 0], field[:4] / 2)
+    for wrong in (field, field[0], np.where(field[:4] > 5, np.nan, 1)):
+        with pytest.raises(FromNoiseError, match="1 x 4 along"):
+            codec.beginning(wrong)
 
 
 @pytest.mark.parametrize("container", ["npy", "h5", "zarr"])

@@ -29,6 +29,7 @@ from torch import Tensor
 from fromnoise.codec import arrayfile, fieldview
 from fromnoise.codec.arrayfile import Container
 from fromnoise.codec.codec import Ends, described
+from fromnoise.errors import FromNoiseError
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
@@ -184,13 +185,14 @@ class FieldCodec:
     @property
     def legend(self) -> str:
         """How a preview is read."""
-        shown = {1: "a line a channel", 2: "channels beside each other", 3: "the middle slices across each axis"}
+        shown = {1: "a line a channel, ", 2: "channels beside each other, ", 3: "the middle slices across each axis, "}
+        layout = shown[len(self.space)] if self.channels > 1 or len(self.space) == 3 else ""
         low, high = self._scales[0].values(np.array([-SEEN, SEEN]))
         low = low if self.floor is None else max(low, self.floor)
         units = f" {self.units}" if self.units else ""
         how = "from bottom to top" if len(self.space) == 1 else "from dark to light"
         missing = ", grey where values are missing" if self.masks and len(self.space) > 1 else ""
-        return f"{shown[len(self.space)]}, {low:.3g} to {high:.3g}{units} {how}{missing}"
+        return f"{layout}{low:.3g} to {high:.3g}{units} {how}{missing}"
 
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
         """One decoded sample to `path` plus a suffix, its recipe inside or beside it: see `arrayfile.py`."""
@@ -208,7 +210,15 @@ class FieldCodec:
         return dataclasses.replace(self, space=(*self.space[:-1], math.ceil(length)))
 
     def beginning(self, raw: np.ndarray) -> Float[Tensor, "1 c *d"]:
-        return dataclasses.replace(self, whole=True).encode(self.store(raw)[None])
+        """Raises FromNoiseError for other axes than the data's, and for NaN where they have none."""
+        same = raw.ndim == len(self.space) + (self.layout != "none")
+        x0 = dataclasses.replace(self, whole=True).encode(self.store(raw)[None]) if same else torch.zeros(1)
+        if x0.shape[1:-1] != self.shape[:-1] or not bool(x0.isfinite().all()):
+            raise FromNoiseError(
+                f"A beginning of the shape {raw.shape} cannot be gone on with: give one example without infinite "
+                f"values, {' x '.join(map(str, self.shape[:-1]))} along all axes but the last."
+            )
+        return x0
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "field", **dataclasses.asdict(self)}

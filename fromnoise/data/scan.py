@@ -58,20 +58,10 @@ def scan(
     `size` is what `open_dataset` will be asked for, since what an example is may depend on it.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
-    skipped: list[Skipped] = []
-    stacks: list[Stack] = []
     reading = Reading(channels_first=channels_first, axes=parse_axes(axes))
-    if isinstance(source, np.ndarray) and source.dtype.kind in "TU":
-        gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
-        stacks.append(stack_of("strings", gathered))
-        return _listing("strings", TEXT, [items_of(gathered)], skipped, None, stacks, gathered.notes)
     if isinstance(source, np.ndarray):
-        try:
-            medium, stack, notes = in_memory(source, reading)
-        except Unreadable as error:
-            raise FromNoiseError(f"The array {error}.") from error
-        stacks.append(stack)
-        return _listing("array", medium, [rows(0, stack, look_at_rows(stack, progress))], skipped, None, stacks, notes)
+        return _in_memory(source, reading, progress)
+    skipped, stacks = list[Skipped](), list[Stack]()
     # A folder of the user's own by that name comes first.
     bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
     path = bundled or Path(source).expanduser()
@@ -90,13 +80,7 @@ def scan(
         kinds = _without(tree, kinds, pairs.taken(maps))
     if isinstance(medium, Gathering) and len(kinds.examples):
         gathered = _enough(str(source), lambda: medium.gather(Contents(tree, kinds.examples), size))
-        skipped = without_names(skipped) if gathered.nameless else skipped
-        skipped += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
-        stacks.append(stack_of(str(source), gathered))
-        items = items_of(gathered)
-        items = items if gathered.nameless else _described(items, gathered.files)
-        items, notes = _joined(items, gathered.files, tables), [*notes, *gathered.notes]
-        return _listing(str(source), medium, [items], skipped, tree, stacks, notes, why=gathered.why)
+        return _gathered(str(source), medium, gathered, tree, tables, skipped, notes)
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
     of_rows: dict[str, np.ndarray] = {}
@@ -119,6 +103,36 @@ def scan(
     of_maps = {column: Texts.of(of.get(name, "") for name in own) for column, of in maps.items()}
     parts.append(replace(known, columns={**known.columns, **of_maps}))
     return _listing(str(source), medium, parts, skipped, tree, stacks, notes, maps)
+
+
+def _in_memory(source: np.ndarray, reading: Reading, progress: Progress | None) -> Listing:
+    if source.dtype.kind in "TU":
+        gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
+        return _listing(
+            "strings", TEXT, [items_of(gathered)], [], None, [stack_of("strings", gathered)], gathered.notes
+        )
+    try:
+        medium, stack, notes = in_memory(source, reading)
+    except Unreadable as error:
+        raise FromNoiseError(f"The array {error}.") from error
+    return _listing("array", medium, [rows(0, stack, look_at_rows(stack, progress))], [], None, [stack], notes)
+
+
+def _gathered(
+    source: str,
+    medium: Medium[Any, Any],
+    gathered: Gathered,
+    tree: Tree,
+    tables: Sequence[tuple[str, Table]],
+    skipped: Sequence[Skipped],
+    notes: Sequence[str],
+) -> Listing:
+    left = without_names(skipped) if gathered.nameless else list(skipped)
+    left += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
+    items, stacks = items_of(gathered), [stack_of(source, gathered)]
+    items = items if gathered.nameless else _described(items, gathered.files)
+    items = _joined(items, gathered.files, tables)
+    return _listing(source, medium, [items], left, tree, stacks, [*notes, *gathered.notes], why=gathered.why)
 
 
 def _maps(tree: Tree, kinds: Kinds, tables: Sequence[tuple[str, Table]]) -> dict[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """Physical statistics of fields: spectrum, histogram and correlation of samples beside held-out and training data.
 
-Each is measured on three sets of equal size: samples and held-out data, each compared with the same training data, so
-that what is said of samples stands beside its floor, the same for real data.
+Samples and held-out data are compared with the same training data, so that what is said of samples stands beside its
+floor, the same for as many real examples or fewer.
 
 spectrum      the power of spatial frequencies under a Hann window, averaged over directions, in bands equally wide in
               the logarithm of the wavenumber (cycles in the length of the longest axis); E in a band is a mean over
@@ -68,8 +68,7 @@ class Quantity:
 
 def physics(made: np.ndarray, held: np.ndarray, train: np.ndarray) -> tuple[Quantity, ...]:
     """Samples, held-out and training data, each (n, channels, *space) with NaN where values are missing."""
-    count = min(len(made), len(held), len(train))
-    sets = [part[:count] for part in (made, held, train)]
+    sets = (made, held, train)
     return tuple(_quantity(channel, [part[:, channel] for part in sets]) for channel in range(made.shape[1]))
 
 
