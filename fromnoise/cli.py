@@ -36,7 +36,8 @@ WhereOption = Annotated[
 SizeOption = Annotated[
     str | None,
     typer.Option(
-        help="Side, or HEIGHTxWIDTH, of images and fields; seconds of sounds; symbols of text.  [default: proposed]"
+        help="Side, or HEIGHTxWIDTH, of images and fields; 32x32x32 of volumes; seconds of sounds; symbols of text.  "
+        "[default: proposed]"
     ),
 ]
 ColumnsOption = Annotated[

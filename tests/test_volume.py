@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
+import re
 import sys
 import zipfile
 from collections import Counter
@@ -367,15 +369,17 @@ def test_without_its_library_a_sentence_says_what_to_install(tmp_path, monkeypat
 # ---- the whole way, and nobody's name on it -------------------------------------------------------------------------
 
 
-def unpacked(data: bytes, depth: int = 0) -> list[bytes]:
+def unpacked(data: bytes) -> list[bytes]:
     """The bytes, and what they are when unpacked."""
     found = [data]
     if data[:2] == b"\x1f\x8b":
-        found += unpacked(gzip.decompress(data), depth + 1)
+        found += unpacked(gzip.decompress(data))
     if data[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(data)) as members:
-            found += [part for name in members.namelist() for part in unpacked(members.read(name), depth + 1)]
+            found += [part for name in members.namelist() for part in unpacked(members.read(name))]
             found.append("\n".join(members.namelist()).encode())
+    for code in re.findall(rb"base64,([A-Za-z0-9+/=]+)", data):
+        found += unpacked(base64.b64decode(code))
     return found
 
 

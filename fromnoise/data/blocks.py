@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from threading import Lock
 
 import numpy as np
 import torch
@@ -129,14 +130,16 @@ class Blocks:
             values = resampled(volumes[place].load(), grid.resampled(volumes[place]))
             return centred(values, fulls[place])
 
-        self._loaded, self._fulls = loaded, fulls
+        self._loaded, self._fulls, self._one = loaded, fulls, Lock()  # or several threads would load one scan
 
     def __len__(self) -> int:
         return len(self.which)
 
     def __getitem__(self, row: int) -> np.ndarray:
         corner = zip(self.starts[row], self.grid.block, strict=True)
-        block = self._loaded(self.which[row])[tuple(slice(start, start + n) for start, n in corner)]
+        with self._one:
+            scan = self._loaded(self.which[row])
+        block = scan[tuple(slice(start, start + n) for start, n in corner)]
         return np.rint(block).astype(self.dtype) if self.dtype.kind in "iu" else block.astype(self.dtype)
 
     def room(self, place: int) -> tuple[int, int, int]:

@@ -195,7 +195,8 @@ def _cut(volumes: Sequence[Volume], size: Size | None) -> tuple[Blocks, list[str
     block = _asked(size, shape) if isinstance(size, tuple) and len(size) == 3 else None
     if block is None and (size is not None or not many):
         block = _slice(shape, spacing, _plane(volumes[0]), size)
-    block = block or tuple(int(n) for n in shape)
+    if block is None:
+        block = int(shape[0]), int(shape[1]), int(shape[2])
     along = block.index(1) if 1 in block else None
     whole = along is None and block == tuple(shape)
     fitted = np.array([whole or (along is not None and axis != along) for axis in range(3)])
@@ -250,7 +251,7 @@ def _told(volumes: Sequence[Volume], grid: Grid) -> list[str]:
 
 
 def _by(numbers: Any) -> str:
-    return " x ".join(f"{number:.3g}" for number in numbers)
+    return " x ".join(f"{number:.4g}" for number in numbers)
 
 
 def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
