@@ -8,6 +8,7 @@ do not lie in space, such as X-rays, are scans of one slice.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ _TAGS = [
     *("InstanceNumber", "PixelData"),
 ]
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
+_MODALITY = re.compile("[A-Z]{2,3}")  # nothing else is written down
 _UNEVEN = 0.1  # of the distance between slices: what differs more is no even spacing
 _FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # directions of rows and columns where none are said
 
@@ -72,6 +74,15 @@ def pydicoms() -> ModuleType:
 def frame(name: str, data: bytes) -> Frame:
     """What is known of a file.  Raises Unreadable with reason and remedy."""
     found = _opened(data)
+    try:
+        return _frame(name, data, found)
+    except (Unreadable, FromNoiseError):
+        raise
+    except Exception:  # values are parsed when they are asked for, and errors quote them
+        raise Unreadable("says of itself what cannot be: export it again") from None
+
+
+def _frame(name: str, data: bytes, found) -> Frame:
     if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
         raise Unreadable("holds no pixels (a report, a plan or an index): leave it out")
     if found.get("BurnedInAnnotation") == "YES":
@@ -90,12 +101,12 @@ def frame(name: str, data: bytes) -> Frame:
     if not slope[0]:
         raise Unreadable("says that all values are one: export it again")
     sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
-    kinds = found.get("ImageType") or ()
+    kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
     return Frame(
         file=name,
         series=_hidden(str(found.get("SeriesInstanceUID") or name)),
         subject=_hidden(_subject(found) or name),
-        modality=str(found.get("Modality") or ""),
+        modality=modality if _MODALITY.fullmatch(modality) else "",
         scout=bool(_SCOUTS & {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}),
         number=int((_numbers(found, "InstanceNumber", 1) or (0,))[0]),
         plane=(
@@ -223,8 +234,9 @@ def _check(found) -> None:
     except NotImplementedError:
         known = False
     if not known:
+        way = "a private way" if syntax.name == str(syntax) else syntax.name
         raise Unreadable(
-            f"is compressed as {syntax.name}, for which no decoder is installed: pip install pylibjpeg "
+            f"is compressed as {way}, for which no decoder is installed: pip install pylibjpeg "
             "pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it, as with dcmdjpeg"
         )
     _decoded(found)
