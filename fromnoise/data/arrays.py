@@ -38,7 +38,8 @@ def in_memory(array: np.ndarray, reading: Reading) -> tuple[Medium[Any, Any], St
     alone = [(Entry(name="array", size=0), {"": Array.of(array)}, True)]
     masked = isinstance(array, np.ma.MaskedArray)
     if reading.axes.pictures if reading.axes else not masked and pictured(alone):
-        return IMAGE, as_stack(array, "array", **reading.options(True)), []
+        stack = as_stack(array, "array", **reading.options(True))
+        return IMAGE, stack, _told([stack], reading)
     stack, note = as_field(array, "array", axes=reading.axes, channels_first=reading.channels_first, lone=True)
     return FIELD, stack, [note]
 
@@ -101,19 +102,28 @@ class Arrays:
                 if self.medium is IMAGE:
                     if entry.suffix in SUFFIXES:
                         raise Unreadable("a field, and most of the set is pictures: train on it by itself")
-                    found, said = picture_stacks(entry, arrays, **self.reading.options(lone)), []
+                    found = picture_stacks(entry, arrays, **self.reading.options(lone))
+                    said = _told(found, self.reading)
                 else:
                     found, said = field_stacks(
                         entry, arrays, axes=self.reading.axes, channels_first=self.reading.channels_first, lone=lone
                     )
                 opened += [(entry, stack) for stack in found]
-                self.notes += said if len(self.notes) < 2 else []  # of a folder of equal files the first says it
+                # Of a folder of like files the first two say it.
+                self.notes += [note for note in said if note not in self.notes and len(self.notes) < 2]
             except Unreadable as error:
                 self._skip(entry.name, error)
         return opened
 
     def _skip(self, name: str, why: object) -> None:
         self.skipped.append(Skipped(name=name, reason=str(why)))
+
+
+def _told(stacks: Sequence[Stack], reading: Reading) -> list[str]:
+    """What is said of pictures that could be fields."""
+    if reading.axes or not any(stack.pixels.dtype.kind == "f" for stack in stacks):
+        return []
+    return ["floats from 0 to 1 on two axes are read as pictures; --axes nyx for fields."]
 
 
 def rows(

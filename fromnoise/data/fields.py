@@ -154,9 +154,7 @@ def field_stacks(
     unused = [key for key in rest if not any(describes(arrays[key], n) for n in sizes)]
     if unused:
         more = ", …" if len(unused) > 5 else ""
-        notes.append(
-            f"of {entry.name} the largest array is used, {', '.join(keys)}; not used: {', '.join(unused[:5])}{more}."
-        )
+        notes.append(f"of {entry.name} is used {', '.join(keys)}, and not {', '.join(unused[:5])}{more}.")
     return stacks, notes
 
 
@@ -200,7 +198,8 @@ def as_field(
     size = " x ".join(map(str, places))
     note = (
         f"{name} is {len(rows):,} field{'s' * (len(rows) != 1)} of {size} {AXES[axes.space][-1]}"
-        f"{cut}, with {channels} channel{'s' * (channels != 1)}{where}; --axes for another reading, as nyx, tc or nhwc."
+        f"{cut}, with {channels} channel{'s' * (channels != 1)}{where}, and no pictures, which are 8- or 16-bit "
+        "integers or floats from 0 to 1 on two axes; --axes for another reading, as nyx, tc or nhwc."
     )
     return Stack(pixels=rows, name=name, header=header, single=not axes.many and not cut), note
 
