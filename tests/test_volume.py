@@ -172,7 +172,7 @@ def test_blocks_reach_both_ends_and_slabs_leave_room_for_training(n, size, gap):
     found = starts(n, size)
     assert found[0] == 0 and found[-1] == n - size and (np.diff(found) <= max(1, size / 2)).all()
     held = slabs(n, size, gap)
-    assert sum(end - begin + 2 * gap for begin, end in held) <= 0.75 * n
+    assert sum(end - begin + 2 * (gap + size - 1) for begin, end in held) <= 0.75 * n
     assert all(0 <= begin < end <= n and end - begin >= size for begin, end in held)
     assert all(a[1] + 2 * gap <= b[0] for a, b in pairwise(held))
 

@@ -187,7 +187,8 @@ def slabs(n: int, size: int, gap: int) -> list[tuple[int, int]]:
     room for it and its gaps."""
     for count in range(SLABS, 0, -1):
         thick = max(1 if size == 1 else math.ceil(1.5 * size), round(HELD_OUT_SMALL * n / count))
-        if count * (thick + 2 * gap) <= n / 2 or (count == 1 and 4 * (thick + 2 * gap) <= 3 * n):
+        lost = thick + 2 * (gap + size - 1)  # where no block for training can begin or end
+        if count * lost <= n / 2 or (count == 1 and lost <= 0.75 * n):
             break
     else:
         return []
