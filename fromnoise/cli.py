@@ -36,7 +36,8 @@ WhereOption = Annotated[
 SizeOption = Annotated[
     str | None,
     typer.Option(
-        help="Side, or HEIGHTxWIDTH, of images and fields; seconds of sounds; symbols of text.  [default: proposed]"
+        help="Side, or HEIGHTxWIDTH, of images and fields; 32x32x32 of volumes; seconds of sounds; symbols of text.  "
+        "[default: proposed]"
     ),
 ]
 ColumnsOption = Annotated[
@@ -257,13 +258,13 @@ def doctor(
     print(diagnose(listing))
 
 
-def parse_size(text: str | None) -> int | float | tuple[int, int] | None:
-    """32, or 48x64 (height by width), or seconds such as 1.5."""
+def parse_size(text: str | None) -> int | float | tuple[int, ...] | None:
+    """32, or 48x64 (height by width), or 32x32x32, or seconds such as 1.5."""
     if text is None:
         return None
     parts = text.lower().split("x")
-    if all(p.isdigit() and int(p) > 0 for p in parts) and len(parts) <= 2:
-        return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    if all(p.isdigit() and int(p) > 0 for p in parts) and len(parts) <= 3:
+        return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
     try:
         seconds = float(text)
     except ValueError:

@@ -26,7 +26,7 @@ from scipy.stats import trim_mean
 from fromnoise.api import DEFAULT_BUDGET, Watch, parse_budget, seconds_of
 from fromnoise.codec import Size
 from fromnoise.config import Config, RunConfig
-from fromnoise.data import Dataset, scan
+from fromnoise.data import Dataset
 from fromnoise.errors import TrainingStopped
 from fromnoise.folder import RunFolder
 from fromnoise.generate import configure, generate
@@ -43,6 +43,7 @@ from fromnoise.prepare import (
     make_ready,
     make_session,
     open_as,
+    scan_as,
 )
 from fromnoise.recipes import training_flops
 from fromnoise.release import load_release
@@ -297,7 +298,7 @@ def calibrate(dataset: Dataset, config: Config, runtime: Runtime) -> Calibration
 
 def _open(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None]) -> tuple[Dataset, float]:
     """The data set, and the seconds that a run will not need again for it, as the cache then holds it."""
-    listing = scan(data, channels_first=layout["channels_first"], axes=layout.get("axes"), progress=progress)
+    listing = scan_as(data, layout, progress)
     scanned = decoded = time.perf_counter()
 
     def decoding(done: int, total: int) -> None:

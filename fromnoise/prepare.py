@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fromnoise.build import build_denoiser, build_objective
+from fromnoise.codec import Size
 from fromnoise.codec.text import STRINGS
 from fromnoise.config import Config, from_json, override, to_json
 from fromnoise.data import Dataset, open_dataset
@@ -203,16 +204,26 @@ def open_as(
     """A data set the way a run reads it: size, columns and the axes of arrays, as run.json records them."""
     listing = data
     if not isinstance(listing, Listing):
-        listing = scan(listing, channels_first=layout["channels_first"], axes=layout.get("axes"), progress=progress)
+        listing = scan_as(listing, layout, progress)
     columns = layout["columns"]
     dataset = open_dataset(
         listing,
-        size=tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"],
+        size=_size(layout),
         columns=columns if columns is None else of_data(listing, columns),
         progress=progress,
     )
     give_back()  # decoding takes much that training does not
     return with_groups(dataset, columns)
+
+
+def scan_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Listing:
+    """What is in the data, by the same record."""
+    axes = layout.get("axes")
+    return scan(data, channels_first=layout["channels_first"], axes=axes, size=_size(layout), progress=progress)
+
+
+def _size(layout: Mapping[str, Any]) -> Size | None:
+    return tuple(layout["size"]) if isinstance(layout["size"], list) else layout["size"]
 
 
 def run_facts(

@@ -199,7 +199,12 @@ def text(config: Config, facts: Facts, width: int) -> Config:
     return replace(config, net=net, optim=optim, sample=SampleConfig(sampler="unmask", steps=48, shift=1, nucleus=0.9))
 
 
-RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text, "field": field}
+def volume(config: Config, facts: Facts, width: int) -> Config:
+    """Slices as pictures, blocks as fields."""
+    return (image if len(facts.shape) == 3 else field)(config, facts, width)
+
+
+RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text, "field": field, "volume": volume}
 
 
 def register(medium: Medium[Any, Any], recipe: Recipe) -> None:

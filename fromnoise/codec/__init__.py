@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from fromnoise.codec.codec import Codec, Extensible, Physical
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
-from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Size
+from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
+from fromnoise.codec.volume import VolumeCodec
 from fromnoise.errors import FromNoiseError
 
-CODECS: dict[str, type[Codec]] = {"field": FieldCodec, "image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
+CODECS: dict[str, type[Codec]] = {
+    "field": FieldCodec,
+    "image": ImageCodec,
+    "sound": SoundCodec,
+    "text": TextCodec,
+    "volume": VolumeCodec,
+}
 
 __all__ = [
     "CODECS",
@@ -25,9 +32,11 @@ __all__ = [
     "ImageCodec",
     "Medium",
     "Physical",
+    "Rows",
     "Size",
     "SoundCodec",
     "TextCodec",
+    "VolumeCodec",
     "codec_from_json",
 ]
 

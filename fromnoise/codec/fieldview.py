@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -14,20 +16,31 @@ _GAP = 2
 MOST = 3  # channels of planes and volumes that are shown
 
 
-def pictures(level: np.ndarray) -> np.ndarray:
-    """Levels (n, c, *space) from 0 to 1, NaN where nothing is -> (n, h, w, 3) uint8."""
+Shade = Callable[[np.ndarray], np.ndarray]
+
+
+def grey(level: np.ndarray) -> np.ndarray:
+    """Levels from 0, black, to 1, white -> the same with three equal channels, uint8."""
+    return np.rint(np.clip(level, 0, 1)[..., None].repeat(3, -1) * 255).astype(np.uint8)
+
+
+def pictures(level: np.ndarray, shade: Shade = coloured) -> np.ndarray:
+    """Levels (n, c, *space) from 0 to 1, NaN where nothing is -> (n, h, w, 3) uint8.
+
+    `shade` makes (…, 3) uint8 of levels; series are drawn as lines.
+    """
     if level.ndim == 3:
         return np.stack([_plot(one) for one in level])
     rows = [[level[:, channel] for channel in range(min(MOST, level.shape[1]))]]
     if level.ndim == 5:
         middles = [(axis, level.shape[axis + 1] // 2) for axis in (1, 2, 3)]
         rows = [[one.take(middle, axis) for axis, middle in middles] for one in rows[0]]
-    return _table([[_shades(part) for part in row] for row in rows])
+    return _table([[_shaded(part, shade) for part in row] for row in rows])
 
 
-def _shades(level: np.ndarray) -> np.ndarray:
+def _shaded(level: np.ndarray, shade: Shade) -> np.ndarray:
     """(n, h, w) -> (n, h, w, 3) uint8."""
-    return np.where(np.isnan(level)[..., None], np.uint8(_MISSING), coloured(np.nan_to_num(level)))
+    return np.where(np.isnan(level)[..., None], np.uint8(_MISSING), shade(np.nan_to_num(level)))
 
 
 def _table(rows: list[list[np.ndarray]]) -> np.ndarray:

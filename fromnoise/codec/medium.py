@@ -7,8 +7,8 @@ which network it is given and how that is trained, is its recipe (`recipes.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -16,7 +16,9 @@ import numpy as np
 from fromnoise.codec.codec import Codec
 from fromnoise.types import Shape
 
-Size = int | float | tuple[int, int]
+HEAD = 512  # bytes: DICOM and NIfTI say what they are behind byte 128 and 344
+POSITION = "position"  # the column that says where in a whole its parts lie
+Size = int | float | tuple[int, ...]
 
 
 @runtime_checkable
@@ -75,7 +77,7 @@ class Medium(Protocol[H, C]):
     def codec(self) -> type[C]: ...
 
     def sniff(self, head: bytes) -> bool:
-        """Whether a file without a known ending is of this medium, by its first 16 bytes."""
+        """Whether a file without a known ending is of this medium, by its first `HEAD` bytes."""
         ...
 
     def probe(self, data: bytes) -> H:
@@ -106,30 +108,48 @@ class Medium(Protocol[H, C]):
         ...
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Raw examples by number, in memory or read when they are asked for; an array (n, …) is such."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gathered:
-    """n examples out of some files, held in memory: `raws` (n, …) as `codec.store_many` takes them, and of each its
-    header, the file that it is from ("" for none) and its own name.
+    """n examples out of some files: `raws` as `codec.store` takes them, and of each its header, the file that it is
+    from ("" for none), its own name, and the hash of its content, (n, 2) uint64.
 
-    `broken` are files that give none, with the reason; `notes` the decisions taken, as sentences.
+    broken    files that give none, with the reason
+    notes     the decisions taken, as sentences
+    columns   what is known of each example besides, by name
+    split     where the medium has decided it, places in `splits.NAMES`, and `why`, as the end of "split by"
+    nameless  whether the names of files and folders tell too much to be kept: then nothing is read off them but what
+              tables say, and files that are left out are listed without
     """
 
-    raws: np.ndarray
+    raws: Rows
     headers: tuple[Header, ...]
     files: tuple[str, ...]
     names: tuple[str, ...]
+    digests: np.ndarray
     notes: tuple[str, ...]
     broken: Mapping[str, str]
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    split: Sequence[int] = ()
+    why: str = ""
+    nameless: bool = False
 
 
 @runtime_checkable
 class Gathering(Protocol):
-    """What a `Medium` has besides where a file may hold many examples, or an array of strings some."""
+    """What a `Medium` has besides where a file may hold many examples, or several files one."""
 
-    def gather(self, files: Mapping[str, bytes]) -> Gathered:
-        """The examples of all files of a set.  Raises Unreadable where they are not enough, with why and a remedy."""
-        ...
+    def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
+        """The examples of all files of a set, each read when it is asked for, which may raise Unreadable.
 
-    def gather_rows(self, rows: np.ndarray) -> Gathered:
-        """The examples of strings (n,) in memory.  Raises likewise."""
+        `size` is what the user asked for.  Raises Unreadable where examples are not enough, with why and a remedy.
+        """
         ...

@@ -121,7 +121,7 @@ class Arrays:
 
 def _told(stacks: Sequence[Stack], reading: Reading) -> list[str]:
     """What is said of pictures that could be fields."""
-    if reading.axes or not any(stack.pixels.dtype.kind == "f" for stack in stacks):
+    if reading.axes or not any(stack.header and np.dtype(stack.header.dtype).kind == "f" for stack in stacks):
         return []
     return ["floats from 0 to 1 on two axes are read as pictures; --axes nyx for fields."]
 

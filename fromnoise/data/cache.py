@@ -112,13 +112,15 @@ def open_dataset(
     """
     listing = source
     if not isinstance(listing, Listing):
-        listing = scan(listing, channels_first=channels_first, axes=axes, cache_dir=cache_dir, progress=progress)
+        listing = scan(
+            listing, channels_first=channels_first, axes=axes, size=size, cache_dir=cache_dir, progress=progress
+        )
     profiles = columns_.roles(listing.items.columns, listing.profiles, columns or ())
     chosen, why = columns_.choose(profiles, columns and columns_.plain(columns, profiles))
     codec, how = listing.medium.choose(listing.common, listing.headers, size)
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
-    splits, split_note = assign(listing.items.split, listing.items.digest)
+    splits, split_note = assign(listing.items.split, listing.items.digest, listing.parted)
     codec, fitted = codec.fitted(stored.low, stored.high, _some(stored.rows, splits))
     encoded = tuple(_encoded(p, listing, codec, splits == TRAIN, cache_dir) for p in chosen)
     return Dataset(

@@ -13,7 +13,8 @@ number   numbers otherwise, of which there are two or more; as a condition smoot
 text     anything else: captions, names, identifiers.  As a condition its words count (`caption.py`).
 
 Without being asked a model is conditional on the one class that says it is a label, and on what the words of the set
-say: the caption (`caption`, `text`, `prompt`, `description`), or else the word of the files' names; and on maps.
+say: the caption (`caption`, `text`, `prompt`, `description`), or else the word of the files' names; on maps; and on
+`position`, where in a whole its parts lie, which is never a class.
 Asked for as "size:number" a column is what stands after the colon.
 """
 
@@ -28,6 +29,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from fromnoise.caption import LONGEST, caption_column, symbols, words
+from fromnoise.codec.medium import POSITION
 from fromnoise.cond import Column
 from fromnoise.data.texts import Texts
 from fromnoise.errors import FromNoiseError
@@ -65,6 +67,11 @@ class Profile:
     def of_names(self) -> bool:
         """Whether this is the word of the files' names: a condition without asking, beside at most one other."""
         return self.role == "class" and self.name == WORD
+
+    @property
+    def place(self) -> bool:
+        """Whether this says where in a whole its parts lie, and so is a condition without asking."""
+        return self.role in ("number", "vector") and self.name == POSITION
 
     @property
     def caption(self) -> bool:
@@ -126,7 +133,7 @@ def _role(name: str, counts: Mapping[str, int]) -> Role:
     repeated = 2 <= len(counts) <= _MOST_LABELS and sum(counts.values()) >= least
     repeated = repeated and sorted(counts.values())[-2] >= 2
     phrases = name.lower() in CAPTION_NAMES and any(len(words(value)) > 1 for value in counts)
-    if repeated and not phrases and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
+    if repeated and not phrases and name != POSITION and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
         return "class"
     return "number" if numeric and any(math.isfinite(n) for n in numbers if n is not None) else "text"
 
@@ -213,10 +220,11 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
 def _proposed(profiles: Sequence[Profile]) -> tuple[tuple[Profile, ...], str]:
     natural, names = [p for p in profiles if p.natural], [p for p in profiles if p.of_names]
     captions = sorted((p for p in profiles if p.caption), key=lambda p: -p.filled)[:1]
-    maps = {p.name: "an image beside each" for p in profiles if p.role == "map"}
+    beside = {p.name: "an image beside each" for p in profiles if p.role == "map"}
+    beside |= {p.name: "where each part lies" for p in profiles if p.place}
     said = {p.name: "the caption" for p in captions} or {p.name: "a word of each file's name" for p in names}
-    if len(natural) <= 1 and (natural or said or maps):
-        why = {p.name: "the only class that the data itself names" for p in natural} | said | maps
+    if len(natural) <= 1 and (natural or said or beside):
+        why = {p.name: "the only class that the data itself names" for p in natural} | said | beside
         chosen = tuple(p for p in profiles if p.name in why)
         chosen = (*natural, *(p for p in chosen if p not in natural))
         sizes = {p.name: f" ({len(p.labels)} labels)" if p.role == "class" else "" for p in chosen}

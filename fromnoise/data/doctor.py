@@ -31,7 +31,8 @@ def _summary(listing: Listing) -> Iterator[str]:
     yield f"  size          {_sizes(listing)}"
     yield f"  mode          {_counts(listing.modes)}"
     yield f"  dtype         {_counts(listing.dtypes)}"
-    yield f"  split         {assign(listing.items.split, listing.items.digest)[1].removeprefix('split ')}"
+    split = assign(listing.items.split, listing.items.digest, listing.parted)[1]
+    yield f"  split         {split.removeprefix('split ')}"
     for profile in listing.profiles:
         yield f"  column        {_column(profile, len(listing))}"
     if not listing.profiles:

@@ -69,9 +69,9 @@ def documents(files: Mapping[str, bytes], *, by: Literal["line", "file"] | None 
     Raises Unreadable where no file has any text.
     """
     texts, broken, notes = {}, {}, []
-    for name, data in files.items():
+    for name in files:
         try:
-            text, said = decode(data, name)
+            text, said = decode(files[name], name)
         except Unreadable as error:
             broken[name] = str(error)
             continue

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fromnoise.codec import Medium
+from fromnoise.codec.medium import HEAD
 from fromnoise.data import table
 from fromnoise.data.documents import decode
 from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
@@ -136,7 +137,7 @@ def _sniffed(tree: Tree, entry: Entry) -> str:
         return f"{suffix(name)} is not read: convert it to one of {formats()}"
     try:
         with tree.open(entry) as file:
-            head = file.read(16)
+            head = file.read(HEAD)
     except Exception as error:  # zipfile and tarfile raise many kinds for a broken member
         return f"cannot be read: {reason(error)}"
     known = (medium.name for medium in MEDIA.values() if medium.sniff(head))

@@ -337,12 +337,13 @@ class Images:
         return replace(widest, dtype=max(depths, key=lambda name: np.dtype(name).itemsize)), notes
 
     def choose(self, common: Header, headers: Counter[Header], size: Size | None) -> tuple[ImageCodec, list[str]]:
-        if isinstance(size, float):
+        if isinstance(size, float) or (isinstance(size, tuple) and len(size) != 2):
             raise FromNoiseError(f"A size of {size} is no image: give a whole number of pixels, such as 64.")
         sizes = Counter[tuple[int, int]]()
         for header, n in headers.items():
             sizes[header.height, header.width] += n
-        height, width = target_size(sizes, size)
+        side = (size[0], size[1]) if isinstance(size, tuple) else size
+        height, width = target_size(sizes, side)
         codec = ImageCodec.full_range(
             height=height, width=width, channels=common.channels, alpha=common.alpha, dtype=common.dtype
         )

@@ -85,7 +85,8 @@ class Items:
 class Listing:
     """A usable set of one medium.
 
-    `common` is what every example is brought to, its size aside; `notes` are the decisions taken, as sentences.
+    `common` is what every example is brought to, its size aside; `notes` are the decisions taken, as sentences;
+    `parted` is what a split that is not by hash goes by.
     """
 
     source: str
@@ -95,6 +96,7 @@ class Listing:
     profiles: tuple[Profile, ...]
     common: Header
     notes: tuple[str, ...]
+    parted: str
     tree: Tree | None = field(repr=False)
     stacks: tuple[Stack, ...] = field(repr=False)
 
@@ -151,11 +153,12 @@ class Listing:
         return self.medium.read(read(self.tree, self.tree.entries[row]), self.header(place), codec)
 
     def rows(self, start: int, stop: int) -> np.ndarray | None:
-        """The pixels (n, h, w, c) of the examples start … stop-1 if they are rows of one stack, in its own order."""
+        """The pixels (n, h, w, c) of the examples start … stop-1 if they are rows of one array, in its own order."""
         stacks, rows = self.items.stack[start:stop], self.items.row[start:stop]
         if stacks[0] == FILE or (stacks != stacks[0]).any() or (np.diff(rows) != 1).any():
             return None
-        return self.stacks[stacks[0]].pixels[rows[0] : rows[-1] + 1]
+        pixels = self.stacks[stacks[0]].pixels
+        return pixels[rows[0] : rows[-1] + 1] if isinstance(pixels, np.ndarray) else None
 
 
 def links_note(skipped: Sequence[Skipped]) -> str:

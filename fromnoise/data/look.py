@@ -99,7 +99,7 @@ def _in_order(headers: tuple[Header, ...], codes: np.ndarray) -> tuple[tuple[Hea
 def look_at_rows(stack: Stack, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """(n, 2) uint64, the digest of every row of a stack."""
     pixels, header = stack.pixels, stack.header
-    assert header is not None, "arrays have headers"
+    assert isinstance(pixels, np.ndarray) and header is not None, "arrays have headers"
     layout = f"{' '.join(map(str, header.size))} {header.channels} {header.dtype}".encode()
     size = math.prod(header.size) * header.channels * pixels.dtype.itemsize
     step = max(1, _ROWS // size)

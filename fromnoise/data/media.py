@@ -11,11 +11,12 @@ from fromnoise.codec import CODECS, Codec, Medium
 from fromnoise.data.fields import Fields
 from fromnoise.data.image import Images
 from fromnoise.data.sound import Sounds
+from fromnoise.data.volume import Volumes
 from fromnoise.data.writing import Writings
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 
 IMAGE, TEXT, FIELD = Images(), Writings(), Fields()
-MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT, FIELD)}
+MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT, FIELD, Volumes())}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:

@@ -12,28 +12,28 @@ from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fromnoise.codec import Gathered, Gathering, Header, Medium
+from fromnoise.codec import Gathered, Gathering, Medium, Size
 from fromnoise.data import columns, files, pairs, table
 from fromnoise.data.arrays import Arrays, Reading, in_memory, rows
 from fromnoise.data.fields import parse_axes
 from fromnoise.data.files import Kinds
+from fromnoise.data.gathered import Contents, items_of, stack_of, without_names
 from fromnoise.data.index import Index, index_file, load_index, save_index
 from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
 from fromnoise.data.media import IMAGE, TEXT, formats
 from fromnoise.data.names import of_names
-from fromnoise.data.splits import OPEN, TRAIN, folder_roles, split_of, split_word
+from fromnoise.data.splits import BY_NAMES, OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack
 from fromnoise.data.store import default_cache
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Texts
-from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree, read
+from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree
 from fromnoise.errors import FromNoiseError
 
 __all__ = ["BUNDLED", "Listing", "Progress", "Skipped", "scan"]
@@ -48,12 +48,14 @@ def scan(
     *,
     channels_first: bool = False,
     axes: str | None = None,
+    size: Size | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Listing:
     """Lists a folder, archive, file, table, bundled set (`emoji`, `digits`), array (n, h, w[, c]) or strings (n,).
 
-    `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not.
+    `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not;
+    `size` is what `open_dataset` will be asked for, since what an example is may depend on it.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
     reading = Reading(channels_first=channels_first, axes=parse_axes(axes))
@@ -77,11 +79,8 @@ def scan(
     if maps:
         kinds = _without(tree, kinds, pairs.taken(maps))
     if isinstance(medium, Gathering) and len(kinds.examples):
-        gathered = _enough(str(source), lambda: medium.gather(_contents(tree, kinds, skipped)))
-        skipped += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
-        stacks.append(_stacked(str(source), gathered))
-        items = _described(_many(gathered), gathered.files, tables)
-        return _listing(str(source), medium, [items], skipped, tree, stacks, [*notes, *gathered.notes])
+        gathered = _enough(str(source), lambda: medium.gather(Contents(tree, kinds.examples), size))
+        return _gathered(str(source), medium, gathered, tree, tables, skipped, notes)
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
     of_rows: dict[str, np.ndarray] = {}
@@ -99,7 +98,8 @@ def scan(
     found = look_at_files(tree, kinds.examples, medium, known, skipped, progress)
     _remember(file, known, tree, medium, found, of_rows)
     own = [tree.entries.names[row] for row in found.row]
-    known = _described(found, own, tables, files.captions(tree, kinds, own, skipped, notes))
+    captions = files.captions(tree, kinds, own, skipped, notes)
+    known = _joined(_described(found, own, captions, bool(tables)), own, tables)
     of_maps = {column: Texts.of(of.get(name, "") for name in own) for column, of in maps.items()}
     parts.append(replace(known, columns={**known.columns, **of_maps}))
     return _listing(str(source), medium, parts, skipped, tree, stacks, notes, maps)
@@ -108,12 +108,31 @@ def scan(
 def _in_memory(source: np.ndarray, reading: Reading, progress: Progress | None) -> Listing:
     if source.dtype.kind in "TU":
         gathered = _enough("these strings", lambda: TEXT.gather_rows(source))
-        return _listing("strings", TEXT, [_many(gathered)], [], None, [_stacked("strings", gathered)], gathered.notes)
+        return _listing(
+            "strings", TEXT, [items_of(gathered)], [], None, [stack_of("strings", gathered)], gathered.notes
+        )
     try:
         medium, stack, notes = in_memory(source, reading)
     except Unreadable as error:
         raise FromNoiseError(f"The array {error}.") from error
     return _listing("array", medium, [rows(0, stack, look_at_rows(stack, progress))], [], None, [stack], notes)
+
+
+def _gathered(
+    source: str,
+    medium: Medium[Any, Any],
+    gathered: Gathered,
+    tree: Tree,
+    tables: Sequence[tuple[str, Table]],
+    skipped: Sequence[Skipped],
+    notes: Sequence[str],
+) -> Listing:
+    left = without_names(skipped) if gathered.nameless else list(skipped)
+    left += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
+    items, stacks = items_of(gathered), [stack_of(source, gathered)]
+    items = items if gathered.nameless else _described(items, gathered.files)
+    items = _joined(items, gathered.files, tables)
+    return _listing(source, medium, [items], left, tree, stacks, [*notes, *gathered.notes], why=gathered.why)
 
 
 def _maps(tree: Tree, kinds: Kinds, tables: Sequence[tuple[str, Table]]) -> dict[str, dict[str, str]]:
@@ -132,36 +151,6 @@ def _enough(source: str, gather: Callable[[], Gathered]) -> Gathered:
         return gather()
     except Unreadable as error:
         raise FromNoiseError(f"Nothing can be learned from {source}: {error}.") from error
-
-
-def _contents(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> dict[str, bytes]:
-    """The bytes of the examples' files; those that cannot be read go to `skipped`."""
-    found = {}
-    for place in kinds.examples:
-        try:
-            found[tree.entries.names[place]] = read(tree, tree.entries[place])
-        except Unreadable as error:
-            skipped.append(Skipped(name=tree.entries.names[place], reason=str(error)))
-    return found
-
-
-def _stacked(source: str, gathered: Gathered) -> Stack:
-    return Stack(pixels=gathered.raws, name=source, names=gathered.names)
-
-
-def _many(gathered: Gathered) -> Items:
-    """Gathered strings as the rows of stack 0; a file that is called train, valid or test says the split."""
-    n, place = len(gathered.raws), dict[Header, int]()
-    digests = b"".join(blake2b(text.encode(), digest_size=16).digest() for text in gathered.raws.tolist())
-    said = {file: split_of(PurePosixPath(file).stem) for file in set(gathered.files)}
-    return Items(
-        header=np.array([place.setdefault(header, len(place)) for header in gathered.headers], dtype=np.int32),
-        headers=tuple(place),
-        digest=np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2),
-        split=np.array([said[file] for file in gathered.files], dtype=np.int8),
-        stack=np.zeros(n, dtype=np.int32),
-        row=np.arange(n),
-    )
 
 
 def _hashed(
@@ -202,10 +191,8 @@ def _remember(
     )
 
 
-def _described(
-    examples: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]], captions: Texts | None = None
-) -> Items:
-    """The examples with their columns (class and folder, caption, names, tables) and the split that names give them.
+def _described(examples: Items, names: Sequence[str], captions: Texts | None = None, described: bool = False) -> Items:
+    """The examples with what their names say, and the captions beside them; `described` says that tables describe them.
 
     Without `captions` the examples are texts themselves, which nothing needs to describe.
     """
@@ -213,7 +200,13 @@ def _described(
     split = np.where(split == OPEN, examples.split, split).astype(np.int8)
     if captions is not None:
         found["caption"] = captions
-    found |= of_names(names, found["class"], bool(tables) or captions is None or any(captions.words[1:]))
+    found |= of_names(names, found["class"], described or captions is None or any(captions.words[1:]))
+    return replace(examples, split=split, columns={**found, **examples.columns})
+
+
+def _joined(examples: Items, names: Sequence[str], tables: Sequence[tuple[str, Table]]) -> Items:
+    """The examples with the columns of tables, and the split that these or their names give."""
+    split, found = examples.split, dict(examples.columns)
     for name, table_ in tables:
         row = np.fromiter((table_.rows.get(one, -1) for one in names), np.int64, len(names))
         for column, texts in table_.columns.items():
@@ -247,6 +240,7 @@ def _listing(
     stacks: list[Stack],
     notes: Sequence[str] = (),
     maps: Collection[str] = (),
+    why: str = "",
 ) -> Listing:
     items = Items.concat(parts)
     if len(items) == 0:
@@ -266,6 +260,7 @@ def _listing(
         profiles=tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role in ("text", "map"))),
         common=common,
         notes=tuple(notes),
+        parted=why or BY_NAMES,
         tree=tree,
         stacks=tuple(stacks),
     )

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+BY_NAMES = "the names of folders or files"
 NAMES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 OPEN = -1
@@ -98,12 +99,13 @@ def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
     return held
 
 
-def assign(named: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, str]:
+def assign(named: np.ndarray, digests: np.ndarray, by: str = BY_NAMES) -> tuple[np.ndarray, str]:
     """(n,) int8 places in `NAMES`, and how it was decided, as a sentence.
 
-    `named` (n,) are the splits that names give, -1 where they give none.  Names that fix a part fix all: what they
-    leave open is for training.  Where they name a test set and no validation set, that is taken from training by hash,
-    so that nothing is chosen by looking at the test set.  With one distinct example all is for training.
+    `named` (n,) are the splits that names give, or what else `by` says, -1 where they give none.  Names that fix a
+    part fix all: what they leave open is for training.  Where they name a test set and no validation set, that is
+    taken from training by hash, so that nothing is chosen by looking at the test set.  With one distinct example all
+    is for training.
     """
     splits = np.where(named == OPEN, TRAIN, named).astype(np.int8)
     if (splits == TRAIN).all():
@@ -125,7 +127,7 @@ def assign(named: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, str]:
         else:
             carved += "the best model is chosen on the test set, which then flatters it"
     counts = ", ".join(f"{(splits == place).sum():,} {name}" for place, name in enumerate(NAMES))
-    return splits, f"split by the names of folders or files: {counts}{carved}{_leak(splits, digests)}."
+    return splits, f"split by {by}: {counts}{carved}{_leak(splits, digests)}."
 
 
 def _leak(splits: np.ndarray, digests: np.ndarray) -> str:

@@ -22,7 +22,7 @@ from typing import cast
 
 import numpy as np
 
-from fromnoise.codec import Header
+from fromnoise.codec import Header, Rows
 from fromnoise.data.containers import SUFFIXES, Array, open_container
 from fromnoise.data.image import MAX_CHANNELS
 from fromnoise.data.image import Header as PictureHeader
@@ -48,7 +48,7 @@ class Stack:
     have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Rows
     name: str
     header: Header | None = None
     key: str = ""

@@ -116,8 +116,9 @@ def read(tree: Tree, entry: Entry) -> bytes:
 
 
 def suffix(name: str) -> str:
-    """`.png` of `a/b.PNG`, empty where there is none."""
-    return posixpath.splitext(name)[1].lower()
+    """`.png` of `a/b.PNG`, `.nii.gz` of `c.nii.gz`, empty where there is none."""
+    stem, ending = posixpath.splitext(name.lower())
+    return posixpath.splitext(stem)[1] + ending if ending == ".gz" else ending
 
 
 def ignored(name: str) -> bool:

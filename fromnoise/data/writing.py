@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class Writings:
     def read(self, data: bytes, header: TextHeader, codec: TextCodec) -> np.ndarray:
         return np.array(decode(data, "text")[0], dtype=STRINGS)
 
-    def gather(self, files: Mapping[str, bytes]) -> Gathered:
+    def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
         return _gathered(documents(files))
 
     def gather_rows(self, rows: np.ndarray) -> Gathered:
@@ -84,11 +85,13 @@ def _gathered(found: Documents) -> Gathered:
     if len(found.texts) < 2:
         count = "is one document" if found.texts else "has no text"
         raise Unreadable(f"it {count}: give a file of many lines, each of which is one, or many files")
+    digests = b"".join(blake2b(text.encode(), digest_size=16).digest() for text in found.texts)
     return Gathered(
         raws=np.array(found.texts, dtype=STRINGS),
         headers=tuple(TextHeader(characters=len(text)) for text in found.texts),
         files=found.files,
         names=found.names,
+        digests=np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2),
         notes=found.notes,
         broken=found.broken,
     )

@@ -1,0 +1,73 @@
+"""Samples of volumes as NIfTI: values, affine, units and recipe, and nothing that any file of the data said besides.
+
+Integers of the data that stand for value = slope·integer + intercept are written as those integers again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from fromnoise.errors import FromNoiseError
+
+_COMMENT = 6  # the code of a plain text among NIfTI's header extensions
+
+
+def nibabels() -> ModuleType:
+    """nibabel.  Raises FromNoiseError where it is not installed."""
+    try:
+        import nibabel
+    except ImportError as error:
+        raise FromNoiseError('NIfTI and DICOM need nibabel: pip install "fromnoise[medical]".') from error
+    return nibabel
+
+
+def save(
+    path: Path,
+    values: np.ndarray,
+    affine: np.ndarray,
+    *,
+    orientation: str,
+    dtype: str,
+    slope: float,
+    intercept: float,
+    recipe: Mapping[str, object],
+) -> Path:
+    """Writes values (x, y, z), of which x runs to the right, y to the front and z upwards, to `path` with `.nii.gz`
+    appended to its name, turned to `orientation`, such as LPS, and returns that file.
+
+    `affine` (4, 4) leads from voxels to millimetres, before the turn.
+    """
+    nib = nibabels()
+    if np.dtype(dtype).kind in "iu":
+        info = np.iinfo(dtype)
+        whole = np.rint((values.astype(np.float64) - intercept) / slope)
+        values = np.clip(np.nan_to_num(whole), info.min, info.max)
+    image = nib.Nifti1Image(values.astype(dtype), affine)
+    orientations = nib.orientations
+    turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(orientation))
+    image = image.as_reoriented(turn)
+    image.header.set_slope_inter(slope, intercept)
+    image.header.set_xyzt_units("mm")
+    text = json.dumps(dict(recipe), ensure_ascii=True).encode()
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, text))
+    file = path.with_name(path.name + ".nii.gz")
+    file.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    return file
+
+
+def read_recipe(file: Path) -> dict[str, object]:
+    """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
+    nib = nibabels()
+    try:
+        found = nib.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes())).header.extensions
+        recipe = json.loads(next(one.get_content() for one in found if one.get_code() == _COMMENT))
+    except (OSError, EOFError, ValueError, StopIteration, nib.filebasedimages.ImageFileError) as error:
+        raise FromNoiseError(f"{file} holds no recipe: only files that fromnoise wrote itself do.") from error
+    assert isinstance(recipe, dict)
+    return recipe

@@ -1,0 +1,277 @@
+"""DICOM series as volumes (pydicom): files grouped by series, slices sorted along their normal, one scan a series.
+
+Only the technical attributes in `_TAGS` are ever read, and nothing that pydicom says of a file is passed on, since it
+may quote it.  Series and patient are told apart by hashes that live as long as the scan of the folder.  Pictures that
+do not lie in space, such as X-rays, are scans of one slice.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
+from itertools import pairwise
+from types import ModuleType
+
+import numpy as np
+
+from fromnoise.codec.niftifile import nibabels
+from fromnoise.data.blocks import Volume
+from fromnoise.errors import FromNoiseError, Unreadable
+
+SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+_TAGS = [
+    *("SeriesInstanceUID", "PatientID", "StudyInstanceUID", "Modality", "ImageType", "BurnedInAnnotation"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
+    *("InstanceNumber", "PixelData"),
+]
+_SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
+_MODALITY = re.compile("[A-Z]{2,3}")  # nothing else is written down
+_UNEVEN = 0.1  # of the distance between slices: what differs more is no even spacing
+_FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # directions of rows and columns where none are said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One file: a slice.  `plane` is what slices of one scan share; `depth` where it lies along its normal, in mm."""
+
+    file: str
+    series: str
+    subject: str
+    modality: str
+    scout: bool
+    number: int
+    plane: tuple[int, int, str, float, float, tuple[float, ...], tuple[float, ...]]
+    corner: tuple[float, ...] | None
+    thickness: float
+    digest: bytes
+
+    @property
+    def depth(self) -> float:
+        across = np.cross(self.plane[5][:3], self.plane[5][3:])
+        return float(np.dot(across, self.corner or (0, 0, 0)))
+
+
+def pydicoms() -> ModuleType:
+    """pydicom, silenced.  Raises FromNoiseError where it is not installed."""
+    try:
+        import pydicom
+        import pydicom.config
+    except ImportError as error:
+        raise FromNoiseError('DICOM needs pydicom: pip install "fromnoise[medical]".') from error
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it would print what files hold
+    return pydicom
+
+
+def frame(name: str, data: bytes) -> Frame:
+    """What is known of a file.  Raises Unreadable with reason and remedy."""
+    found = _opened(data)
+    try:
+        return _frame(name, data, found)
+    except (Unreadable, FromNoiseError):
+        raise
+    except Exception:  # values are parsed when they are asked for, and errors quote them
+        raise Unreadable("says of itself what cannot be: export it again") from None
+
+
+def _frame(name: str, data: bytes, found) -> Frame:
+    if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
+        raise Unreadable("holds no pixels (a report, a plan or an index): leave it out")
+    if found.get("BurnedInAnnotation") == "YES":
+        raise Unreadable("says that names are burned into its pixels: remove them before it is trained on")
+    if int(found.get("NumberOfFrames") or 1) > 1:
+        raise Unreadable("holds several frames (enhanced or a cine): convert it to NIfTI, as with dcm2niix")
+    if int(found.get("SamplesPerPixel") or 1) > 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
+        raise Unreadable("holds colours: save it as PNG and train on pictures")
+    _check(found)
+    corner = _numbers(found, "ImagePositionPatient", 3)
+    turn = _numbers(found, "ImageOrientationPatient", 6)
+    said = (_numbers(found, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing"))
+    spacing = next((one for one in said if one and min(one) > 0), (1.0, 1.0))
+    slope = _numbers(found, "RescaleSlope", 1) or (1.0,)
+    intercept = _numbers(found, "RescaleIntercept", 1) or (0.0,)
+    if not slope[0]:
+        raise Unreadable("says that all values are one: export it again")
+    sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
+    kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
+    return Frame(
+        file=name,
+        series=_hidden(str(found.get("SeriesInstanceUID") or name)),
+        subject=_hidden(_subject(found) or name),
+        modality=modality if _MODALITY.fullmatch(modality) else "",
+        scout=bool(_SCOUTS & {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}),
+        number=int((_numbers(found, "InstanceNumber", 1) or (0,))[0]),
+        plane=(
+            int(found.Rows),
+            int(found.Columns),
+            f"{sign}{max(8, int(found.BitsAllocated))}",
+            spacing[0],
+            spacing[1],
+            tuple(round(x, 4) for x in turn or _FLAT),
+            (slope[0], intercept[0]),
+        ),
+        corner=corner if turn else None,
+        thickness=(_numbers(found, "SliceThickness", 1) or (1.0,))[0] or 1.0,
+        digest=blake2b(data, digest_size=16).digest(),
+    )
+
+
+def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
+    """The scans that slices make, and the files that are in none, with reason and remedy."""
+    found, broken = [], {}
+    series: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
+    for one in frames:
+        if one.scout:
+            broken[one.file] = "a localiser, which plans a scan and is none: leave it out"
+        else:
+            series[one.series, one.corner is not None].append(one)
+    for (_, in_space), slices in series.items():
+        for group in [_even(slices, broken)] if in_space else [[one] for one in slices]:
+            found.append(_volume(group, files))
+    return found, broken
+
+
+def _even(slices: Sequence[Frame], broken: dict[str, str]) -> list[Frame]:
+    """The most slices of a series that lie evenly, in order; the others go to `broken`."""
+    plane = Counter(one.plane for one in slices).most_common(1)[0][0]
+    at: dict[float, Frame] = {}
+    for one in sorted(slices, key=lambda one: (one.number, one.file)):
+        if one.plane != plane:
+            broken[one.file] = (
+                "of another size, spacing, direction or scale than most of its series: give it a SeriesInstanceUID of "
+                "its own"
+            )
+        elif round(one.depth, 2) in at:
+            broken[one.file] = (
+                "at the same place as another slice of its series, which is kept: export time points by themselves"
+            )
+        else:
+            at[round(one.depth, 2)] = one
+    ordered = [at[depth] for depth in sorted(at)]
+    steps = np.diff([one.depth for one in ordered])
+    if len(steps) == 0:
+        return ordered
+    usual = float(np.median(steps))
+    ends = [0, *(np.flatnonzero(abs(steps - usual) > _UNEVEN * usual) + 1).tolist(), len(ordered)]
+    runs = [ordered[a:b] for a, b in pairwise(ends)]
+    kept = max(runs, key=len)
+    for one in ordered:
+        if one not in kept:
+            broken[one.file] = (
+                f"beyond a gap in its series, whose slices are {usual:.3g} mm apart: export the missing slices; the "
+                f"{len(kept)} that lie evenly are used"
+            )
+    return kept
+
+
+def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
+    first, last = slices[0], slices[-1]
+    rows, columns, dtype, down, right, turn, (slope, intercept) = first.plane
+    along_row, along_column = np.array(turn[:3]), np.array(turn[3:])
+    across = np.cross(along_row, along_column) * first.thickness
+    corner = np.array(first.corner or (0.0, 0.0, 0.0))
+    if len(slices) > 1:
+        across = (np.array(last.corner) - corner) / (len(slices) - 1)
+    affine = np.eye(4)
+    affine[:3] = np.stack([along_row * right, along_column * down, across, corner], 1)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM counts to the left and to the back
+    orientations, shape = nibabels().orientations, (columns, rows, len(slices))
+    upright = orientations.io_orientation(affine)
+    paths = [one.file for one in slices]
+
+    def load() -> np.ndarray:
+        raw = np.stack([_pixels(files[path]).T for path in paths], -1)
+        values = raw if (slope, intercept) == (1, 0) else raw * slope + intercept
+        return orientations.apply_orientation(values, upright)
+
+    digest = blake2b(b"".join(one.digest for one in slices), digest_size=16).digest()
+    return Volume(
+        shape=orientations.apply_orientation(np.empty(shape, np.bool_), upright).shape,
+        affine=affine @ orientations.inv_ornt_aff(upright, shape),
+        dtype=dtype,
+        slope=slope,
+        intercept=intercept,
+        modality=first.modality,
+        orientation="".join(orientations.aff2axcodes(affine)),
+        file=paths[0],
+        subject=first.subject,
+        digest=digest,
+        holes=False,
+        load=load,
+    )
+
+
+def _opened(data: bytes):
+    reader = pydicoms()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return reader.dcmread(BytesIO(data), specific_tags=_TAGS)
+    except Exception:  # pydicom raises whatever a broken file leads it to, and quotes it
+        raise Unreadable("is no DICOM file that can be read, or cut short: copy or export it again") from None
+
+
+def _check(found) -> None:
+    """Raises Unreadable where there are fewer pixels than said, or none can be decoded."""
+    syntax = found.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_compressed:
+        wanted = int(found.Rows) * int(found.Columns) * max(8, int(found.BitsAllocated)) // 8
+        if len(found.PixelData) < wanted:
+            raise Unreadable("is cut short: copy or export it again")
+        return
+    from pydicom.pixels import get_decoder
+
+    try:
+        known = get_decoder(syntax).is_available
+    except NotImplementedError:
+        known = False
+    if not known:
+        way = "a private way" if syntax.name == str(syntax) else syntax.name
+        raise Unreadable(
+            f"is compressed as {way}, for which no decoder is installed: pip install pylibjpeg "
+            "pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it, as with dcmdjpeg"
+        )
+    _decoded(found)
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    """(rows, columns), the numbers of a file.  Raises Unreadable."""
+    return _decoded(_opened(data))
+
+
+def _decoded(found) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return found.pixel_array
+    except Exception:  # decoders raise whatever a broken stream leads them to
+        raise Unreadable("has pixels that cannot be decoded: decompress it, as with dcmdjpeg or gdcmconv") from None
+
+
+def _numbers(found, name: str, count: int) -> tuple[float, ...] | None:
+    """The finite numbers of an attribute, None where it has not `count` of them."""
+    value = found.get(name)
+    try:
+        numbers = tuple(float(x) for x in (value if count > 1 else [value]))
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and all(map(np.isfinite, numbers)) else None
+
+
+def _subject(found) -> str:
+    """Who a slice is of; where no patient is named it is of one with its study."""
+    patient = str(found.get("PatientID") or "").strip()
+    nobody = patient.lower().strip("0^ ") in ("", "anonymous", "anonymized", "anonymised", "anon", "unknown")
+    return str(found.get("StudyInstanceUID") or "") if nobody else patient
+
+
+def _hidden(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()

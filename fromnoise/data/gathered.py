@@ -1,0 +1,61 @@
+"""From what a medium gathered out of some files to items of a listing; the contents of files, read when asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from fromnoise.codec import Gathered, Header
+from fromnoise.data.listing import Items
+from fromnoise.data.splits import split_of
+from fromnoise.data.stack import Stack
+from fromnoise.data.texts import Texts
+from fromnoise.data.tree import Skipped, Tree, read, suffix
+
+
+class Contents(Mapping[str, bytes]):
+    """Name -> bytes of the files at some places of a tree, read at every access, which may raise Unreadable."""
+
+    def __init__(self, tree: Tree, places: Sequence[int]) -> None:
+        self._tree = tree
+        self._places = {tree.entries.names[place]: place for place in places}
+
+    def __getitem__(self, name: str) -> bytes:
+        return read(self._tree, self._tree.entries[self._places[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def stack_of(source: str, gathered: Gathered) -> Stack:
+    return Stack(pixels=gathered.raws, name=source, names=gathered.names)
+
+
+def items_of(gathered: Gathered) -> Items:
+    """Gathered examples as the rows of stack 0; unless the medium parts them, a file that is called train, valid or
+    test says the split."""
+    n, place = len(gathered.raws), dict[Header, int]()
+    said = {file: split_of(PurePosixPath(file).stem) for file in set(gathered.files)}
+    split = gathered.split or [said[file] for file in gathered.files]
+    return Items(
+        header=np.array([place.setdefault(header, len(place)) for header in gathered.headers], dtype=np.int32),
+        headers=tuple(place),
+        digest=gathered.digests,
+        split=np.array(split, dtype=np.int8),
+        stack=np.zeros(n, dtype=np.int32),
+        row=np.arange(n),
+        columns={name: Texts.of(values) for name, values in gathered.columns.items()},
+    )
+
+
+def without_names(skipped: Iterable[Skipped]) -> list[Skipped]:
+    """Files that are left out, told by their endings alone, those of one ending and reason together."""
+    why = "a link to another file of the set, which is kept once"
+    kinds = Counter((suffix(one.name), why if one.link else one.reason, one.link) for one in skipped)
+    return [Skipped(name=f"{n:,} x *{ending}", reason=reason, link=link) for (ending, reason, link), n in kinds.items()]

@@ -1,0 +1,89 @@
+"""NIfTI files as volumes (nibabel): values, affine and orientation; no text of the header is looked at.
+
+One file is one subject's, unless names say `sub-…` as BIDS has it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import re
+import zlib
+from collections.abc import Callable
+from hashlib import blake2b
+from io import BytesIO
+
+import numpy as np
+
+from fromnoise.codec.niftifile import nibabels
+from fromnoise.data.blocks import Volume
+from fromnoise.errors import Unreadable
+
+SUFFIXES = frozenset({".nii", ".nii.gz"})
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+LABELS = "labels"  # in the place of a modality
+_LABEL = 1002  # the intent of NIfTI that says so
+_MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
+
+
+def volume(name: str, read: Callable[[], bytes]) -> Volume:
+    """The scan in a file.  Raises Unreadable with reason and remedy; messages hold nothing of what the file says."""
+    data = read()
+    image = _image(data)
+    if len(image.shape) > 3 and max(image.shape[3:]) > 1:
+        raise Unreadable(
+            f"has {len(image.shape)} axes, {' x '.join(map(str, image.shape))}: train on single volumes of it, which "
+            "nibabel's four_to_three makes"
+        )
+    shape = (*image.shape, 1, 1)[:3]
+    stored = np.dtype(image.get_data_dtype())
+    if stored.kind not in "iuf":
+        raise Unreadable("holds colours or complex numbers: save the part that counts as a volume of real numbers")
+    if 0 in shape or max(shape) == 1:
+        raise Unreadable("holds no volume: export it again")
+    nib = nibabels()
+    turn = nib.orientations.io_orientation(image.affine)
+    if np.isnan(turn).any() or not np.isfinite(image.affine).all():
+        raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
+    upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
+    subject = _SUBJECT.search(name)
+    return Volume(
+        shape=upright,
+        affine=image.affine @ nib.orientations.inv_ornt_aff(turn, shape),
+        dtype=str(stored.newbyteorder("=")),
+        slope=float(image.dataobj.slope),
+        intercept=float(image.dataobj.inter),
+        modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
+        orientation="".join(nib.aff2axcodes(image.affine)),
+        file=name,
+        subject=subject[0] if subject else name,
+        digest=blake2b(data, digest_size=16).digest(),
+        holes=stored.kind == "f" and bool(np.isnan(_values(image, turn)).any()),
+        load=lambda: _values(_image(read()), turn),
+    )
+
+
+def _image(data: bytes):
+    nib = nibabels()
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what headers hold
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+                data = file.read(_MOST)
+        kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
+        image = kind.from_bytes(data)
+    except (EOFError, OSError, zlib.error):
+        raise Unreadable("is cut short or damaged: copy or export it again") from None
+    except Exception:  # nibabel raises whatever a broken header leads it to, and quotes it
+        raise Unreadable("is no NIfTI file that can be read: export it again") from None
+    if len(data) < image.dataobj.offset + np.prod(image.shape, dtype=np.int64) * image.get_data_dtype().itemsize:
+        raise Unreadable("is cut short: copy or export it again")
+    return image
+
+
+def _values(image, turn: np.ndarray) -> np.ndarray:
+    """Values in units, upright; of whole numbers exact in float64, infinite ones missing."""
+    values = np.asarray(image.dataobj).reshape((*image.shape, 1, 1)[:3])
+    if values.dtype.kind == "f":
+        values = np.where(np.isfinite(values), values, np.nan)
+    return nibabels().orientations.apply_orientation(values, turn)

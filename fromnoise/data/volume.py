@@ -1,0 +1,333 @@
+"""Volumes as a medium: the rules by which NIfTI files and DICOM series become one set of examples.
+
+scans     one a NIfTI file, one a DICOM series; those of the most common modality are the set, others are left out
+values    in their units: slope and intercept applied, integers where they are whole, else float32
+axes      turned so that x runs to the right, y to the front and z upwards; samples are turned back
+examples  slices across the axis of the coarsest voxels, of cubes from below upwards; whole scans where there are
+          `MANY` or more of at most `SMALL` voxels; or as asked: --size 64 or 48x64 for slices, 64x1x64 for slices
+          across the second axis, 32x32x32 for patches
+size      slices and scans are brought to one spacing and one shape, slices to at most 64 pixels a side (`size.py`);
+          patches keep the median spacing
+position  how far along its axis a slice lies, from 0 to 1, is a condition of the model
+split     by subject; of one subject by slabs (`blocks.py`); or by folders called train and val
+names     of files and folders often tell who somebody is, so none is kept: scans and files that are left out are called
+          by the hash of their content, eight digits, as `b2sum -l 32 FILE` prints it
+class     what folders are called, where every one has scans of two subjects or more
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from fromnoise.codec.field import FieldCodec
+from fromnoise.codec.medium import POSITION, Gathered, Size
+from fromnoise.codec.volume import AXES, VolumeCodec
+from fromnoise.data import dicom, nifti
+from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
+from fromnoise.data.size import target_size
+from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hash_split
+from fromnoise.data.tree import suffix
+from fromnoise.errors import FromNoiseError, Unreadable
+from fromnoise.types import Shape
+
+MANY, SMALL = 20, 40_000
+_COARSE = 1.5  # times the finest spacing: the axis of slices is that of the coarsest then, and upwards otherwise
+_DICM = slice(128, 132)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeHeader:
+    """What is known of a block without its values; `room` is how far it can move in a single scan."""
+
+    block: tuple[int, int, int]
+    affine: tuple[float, ...]
+    dtype: str
+    disk: str
+    slope: float
+    intercept: float
+    modality: str
+    orientation: str
+    room: tuple[int, int, int]
+    holes: bool
+    channels: int = 1
+
+    @property
+    def size(self) -> Shape:
+        return self.block
+
+    @property
+    def mode(self) -> str:
+        """As `CT slice`."""
+        what = {0: "block", 1: "slice"}.get(self.block.count(1), "line")
+        return f"{self.modality} {what}".strip()
+
+
+class Volumes:
+    name = "volume"
+    formats = "NIfTI, DICOM"
+    suffixes = nifti.SUFFIXES | dicom.SUFFIXES
+    axes = AXES
+    header = VolumeHeader
+    codec = VolumeCodec
+
+    def sniff(self, head: bytes) -> bool:
+        return head[_DICM] == b"DICM"
+
+    def probe(self, data: bytes) -> VolumeHeader:
+        volumes = _family(*_scans({"": data}))
+        return _header(volumes, _cut(volumes, None)[0])
+
+    def read(self, data: bytes, header: VolumeHeader, codec: VolumeCodec) -> np.ndarray:
+        return _cut(_family(*_scans({"": data})), codec.block)[0][0]
+
+    def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
+        found, broken = _scans(files)
+        volumes = _family(found, broken)
+        blocks, notes = _cut(volumes, size)
+        split, why, said = _parted(volumes, blocks)
+        rows = [row for row, part in enumerate(split) if part is not None]
+        blocks = blocks.taken(rows)
+        parts = [part for part in split if part is not None]
+        of = [volumes[place] for place in blocks.which]
+        columns = {POSITION: [blocks.position(row) for row in range(len(blocks))], "class": _classes(volumes, blocks)}
+        ids = [volume.digest[:4].hex() for volume in of]
+        return Gathered(
+            raws=blocks,
+            headers=(_header(volumes, blocks),) * len(blocks),
+            files=tuple(volume.file for volume in of),
+            names=tuple(f"{name}{list(start)}" for name, start in zip(ids, blocks.starts, strict=True)),
+            digests=_digests(of, blocks),
+            notes=(*notes, *said),
+            broken=_called(files, broken),
+            columns={name: values for name, values in columns.items() if any(values)},
+            split=[] if set(parts) == {OPEN} else parts,
+            why=why,
+            nameless=True,
+        )
+
+    def family(self, header: VolumeHeader) -> str:
+        return "volumes"
+
+    def common(self, headers: Counter[VolumeHeader]) -> tuple[VolumeHeader, list[str]]:
+        return next(iter(headers)), []
+
+    def choose(
+        self, common: VolumeHeader, headers: Counter[VolumeHeader], size: Size | None
+    ) -> tuple[VolumeCodec, list[str]]:
+        field = FieldCodec(
+            space=tuple(n for n in common.block if n > 1),
+            channels=1,
+            dtype=common.dtype,
+            masks=int(common.holes),
+            units="HU" if common.modality == "CT" else "",
+        )
+        codec = VolumeCodec(
+            field=field,
+            block=common.block,
+            affine=common.affine,
+            room=common.room,
+            modality=common.modality,
+            orientation=common.orientation,
+            disk=common.disk,
+            slope=common.slope,
+            intercept=common.intercept,
+        )
+        return codec, []
+
+    def remarks(self, header: VolumeHeader, codec: VolumeCodec, headers: Counter[VolumeHeader]) -> list[str]:
+        return []
+
+
+def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
+    """All scans, and the files that are in none, with the reason.  Raises Unreadable where a library is missing."""
+    found, frames, broken = list[Volume](), [], {}
+    for name in files:
+        try:
+            data = files[name]
+            if suffix(name) in nifti.SUFFIXES or data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
+                found.append(nifti.volume(name, lambda name=name: files[name]))
+            else:
+                frames.append(dicom.frame(name, data))
+        except Unreadable as error:
+            broken[name] = str(error)
+    if frames:
+        series, rest = dicom.volumes(frames, files)
+        found += series
+        broken |= rest
+    return found, broken
+
+
+def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
+    """The scans of the most common modality, and of pictures of one plane; the others go to `broken`.
+
+    Raises Unreadable where there are none.
+    """
+    if not found:
+        raise Unreadable(next(iter(broken.values()), "there are no scans"))
+    kinds = Counter((volume.modality, _plane(volume)) for volume in found)
+    # Maps of labels go with scans, and are a set only where nothing else is there.
+    modality, plane = max(kinds, key=lambda kind: (kind[0] != nifti.LABELS, kinds[kind], str(kind)))
+    for volume in found:
+        if (volume.modality, _plane(volume)) != (modality, plane):
+            what = {nifti.LABELS: "a map of labels", "": "a scan"}.get(volume.modality, volume.modality)
+            flat = " of a single slice" if _plane(volume) is not None else ""
+            broken[volume.file] = f"{what}{flat}, unlike most of the set: train on such by themselves"
+    return [volume for volume in found if (volume.modality, _plane(volume)) == (modality, plane)]
+
+
+def _plane(volume: Volume) -> int | None:
+    """The axis of which a scan has but one slice, None where it has several along each."""
+    return volume.shape.index(1) if 1 in volume.shape else None
+
+
+def _cut(volumes: Sequence[Volume], size: Size | None) -> tuple[Blocks, list[str]]:
+    """The blocks of all scans and the sentences that say so.  Raises FromNoiseError for a size that cannot be."""
+    spacing = np.median([volume.spacing for volume in volumes], axis=0)
+    extent = np.median([volume.shape * volume.spacing for volume in volumes], axis=0)
+    shape = np.maximum(1, np.rint(extent / spacing)).astype(int)
+    many = len(volumes) >= MANY and all(np.prod(volume.shape) <= SMALL for volume in volumes)
+    block = _asked(size, shape) if isinstance(size, tuple) and len(size) == 3 else None
+    if block is None and (size is not None or not many):
+        block = _slice(shape, spacing, _plane(volumes[0]), size)
+    if block is None:
+        block = int(shape[0]), int(shape[1]), int(shape[2])
+    along = block.index(1) if 1 in block else None
+    whole = along is None and block == tuple(shape)
+    fitted = np.array([whole or (along is not None and axis != along) for axis in range(3)])
+    grid = Grid(block=block, spacing=np.where(fitted, extent / block, spacing), along=along, whole=whole)
+    dtype = np.result_type(*(volume.values for volume in volumes))
+    dtype = dtype if dtype.kind in "iu" else np.dtype(np.float32)
+    return Blocks(volumes, grid, dtype), _told(volumes, grid)
+
+
+def _asked(size: tuple[int, ...], shape: np.ndarray) -> tuple[int, int, int]:
+    x, y, z = size
+    if (x, y, z).count(1) > 1 or (np.array(size) > shape).any():
+        raise FromNoiseError(
+            f"Blocks of {x} x {y} x {z} cannot be cut from scans of {_by(shape)} voxels: ask for fewer voxels, and at "
+            "most one 1."
+        )
+    return x, y, z
+
+
+def _slice(shape: np.ndarray, spacing: np.ndarray, along: int | None, size: Size | None) -> tuple[int, int, int]:
+    """The block of slices: rows are of the later, columns of the earlier of the two axes that are left."""
+    if isinstance(size, float):
+        raise FromNoiseError(f"A size of {size} is none of slices: give pixels, such as --size 64, or 32x32x32.")
+    if along is None:
+        along = int(np.argmax(spacing)) if spacing.max() > _COARSE * spacing.min() else 2
+    columns, rows = (axis for axis in range(3) if axis != along)
+    side = size if size is None or isinstance(size, int) else (size[0], size[1])
+    height, width = target_size({(int(shape[rows]), int(shape[columns])): 1}, side)
+    block = [1, 1, 1]
+    block[rows], block[columns] = height, width
+    return block[0], block[1], block[2]
+
+
+def _told(volumes: Sequence[Volume], grid: Grid) -> list[str]:
+    """What the examples are, as sentences."""
+    spacings = np.array([volume.spacing for volume in volumes])
+    sizes = sorted({volume.shape for volume in volumes})
+    of = f" of {volumes[0].modality}" * bool(volumes[0].modality)
+    count = f"{len(volumes):,} scan{'s' * (len(volumes) != 1)}{of}"
+    voxels = f"{_by(sizes[0])}{f' to {_by(sizes[-1])}' * (len(sizes) > 1)} voxels"
+    notes = [f"{count}, {voxels} of {_by(np.median(spacings, 0))} mm; samples are NIfTI."]
+    if np.ptp(spacings, axis=0).max() > 0.01 * spacings.max():
+        notes.append(
+            f"voxels of {spacings.min():.3g} to {spacings.max():.3g} mm differ from scan to scan: all are brought to "
+            f"{_by(grid.spacing)} mm."
+        )
+    what = f"slices across the {AXES[grid.along]} axis" if grid.along is not None else "whole scans"
+    if grid.along is None and not grid.whole:
+        what = "patches that overlap by half"
+    others = "--size 64 for slices of another size, 64x1x64 across another axis, 32x32x32 for patches"
+    return [*notes, f"examples are {what}, {_by(grid.block)} voxels of {_by(grid.spacing)} mm; {others}."]
+
+
+def _by(numbers: Any) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
+    """What all blocks share; where several scans lie differently in space, samples lie around its origin."""
+    grid, first, alone = blocks.grid, volumes[0], len(volumes) == 1
+    affine, room = np.diag([*grid.spacing, 1.0]), (0, 0, 0)
+    if alone:
+        affine, room = grid.affine(first), blocks.room(0)
+    scales = {(volume.dtype, volume.slope, volume.intercept) for volume in volumes}
+    disk, slope, intercept = scales.pop() if len(scales) == 1 else (str(blocks.dtype), 1.0, 0.0)
+    return VolumeHeader(
+        block=grid.block,
+        affine=tuple(float(x) for x in affine.reshape(-1)),
+        room=room,
+        dtype=str(blocks.dtype),
+        disk=disk,
+        slope=slope,
+        intercept=intercept,
+        modality=first.modality,
+        orientation=Counter(volume.orientation for volume in volumes).most_common(1)[0][0],
+        holes=any(volume.holes for volume in volumes),
+    )
+
+
+def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None], str, list[str]]:
+    """Of each block its split, None where it is left out; what that goes by; and sentences on it."""
+    named = folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[0]
+    if set(named) != {OPEN}:
+        return [named[place] for place in blocks.which], "", []
+    subjects: dict[str, bytes] = {}
+    for volume in volumes:
+        subjects[volume.subject] = min(volume.digest, subjects.get(volume.subject, volume.digest))
+    if len(subjects) > 1:
+        whose = b"".join(subjects[volumes[place].subject] for place in blocks.which)
+        held = hash_split(np.frombuffer(whose, dtype=np.uint64).reshape(-1, 2))
+        return [VAL if one else TRAIN for one in held], f"subject, of whom there are {len(subjects):,}", []
+    body = (
+        "all examples come from one subject: samples are of that body, and the copying check tells only whether they "
+        "repeat single examples of it, not whether the subject could be recognised."
+    )
+    parts = list(blocks.parted())
+    if not {TRAIN, VAL} <= set(parts):
+        close = "its scans are too small to hold a slab out: what is held out lies next to what is trained on."
+        return [OPEN] * len(parts), "", [body, close]
+    gaps = parts.count(None)
+    left = f"{gaps:,} examples within {GAP:g} mm of what is held out, or across its edge, are left out."
+    return list(parts), "slabs of one subject", [body, left]
+
+
+def _classes(volumes: Sequence[Volume], blocks: Blocks) -> list[str]:
+    """Of each block what its folder is called, "" for all where a folder may be one subject's."""
+    classes = folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[1]
+    subjects = defaultdict(set)
+    for volume, one in zip(volumes, classes, strict=True):
+        subjects[one].add(volume.subject)
+    shared = all(len(found) > 1 for found in subjects.values())
+    return [classes[place] if shared else "" for place in blocks.which]
+
+
+def _digests(of: Sequence[Volume], blocks: Blocks) -> np.ndarray:
+    """(n, 2) uint64, of each block by its scan's content and its place there."""
+    layout = repr((blocks.grid.block, blocks.grid.spacing.tolist(), str(blocks.dtype))).encode()
+    parts = (
+        blake2b(volume.digest + repr(start).encode(), digest_size=16, key=blake2b(layout, digest_size=16).digest())
+        for volume, start in zip(of, blocks.starts, strict=True)
+    )
+    return np.frombuffer(b"".join(part.digest() for part in parts), dtype=np.uint64).reshape(-1, 2)
+
+
+def _called(files: Mapping[str, bytes], broken: Mapping[str, str]) -> dict[str, str]:
+    """The reasons by what files are called, which is nothing that is known of their names."""
+    found = {}
+    for k, (name, why) in enumerate(broken.items()):
+        try:
+            alias = blake2b(files[name], digest_size=4).hexdigest()
+        except Unreadable:
+            alias = f"unreadable {k + 1}"
+        found[f"{alias}{suffix(name)}"] = why
+    return found

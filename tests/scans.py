@@ -1,0 +1,96 @@
+"""Scans for tests: NIfTI of any orientation, DICOM series, names planted in both."""
+
+from __future__ import annotations
+
+import io
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+NAMES = ("Quillfeather", "Zebediah", "PID-7731904", "QZX-PRIVATE-55", "Dr Wobblesworth", "19470213")
+
+
+def nifti(values: np.ndarray, affine: np.ndarray, scale: tuple[float, float] | None = None, text: str = "") -> bytes:
+    """Numbers as they are stored; `scale` is (slope, intercept), `text` goes wherever NIfTI has room for one."""
+    image = nib.Nifti1Image(values, affine)
+    if scale is not None:
+        image.header.set_slope_inter(*scale)
+    if text:
+        image.header["descrip"] = image.header["db_name"] = image.header["aux_file"] = text[:16]
+        image.header["intent_name"] = text[:16]
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(6, text.encode()))
+    return image.to_bytes()
+
+
+def ball(shape: tuple[int, int, int], seed: int = 0, dtype: str = "int16") -> np.ndarray:
+    """A smooth body in the middle of air, with some noise."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    body = 900 * np.exp(-2 * sum(axis**2 for axis in axes))
+    return np.clip(body + np.random.default_rng(seed).normal(0, 5, shape), 0, None).astype(dtype)
+
+
+def slice_(
+    pixels: np.ndarray,
+    position: tuple[float, float, float],
+    *,
+    turn: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    spacing: tuple[float, float] = (0.5, 0.75),
+    scale: tuple[float, float] = (1, -1024),
+    series: str = "1.2.3",
+    patient: str = "P",
+    number: int = 1,
+    **more: object,
+) -> Dataset:
+    """One CT slice of uint16 numbers; `more` are attributes that it has besides."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, made.file_meta.MediaStorageSOPInstanceUID
+    made.SeriesInstanceUID, made.StudyInstanceUID, made.PatientID = series, f"{series}.9", patient
+    made.Modality, made.InstanceNumber = "CT", number
+    made.Rows, made.Columns = pixels.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit, made.PixelRepresentation = 15, 0
+    made.RescaleSlope, made.RescaleIntercept = scale
+    made.ImagePositionPatient, made.ImageOrientationPatient = list(position), list(turn)
+    made.PixelSpacing, made.SliceThickness = list(spacing), 2.0
+    made.PixelData = pixels.astype("<u2").tobytes()
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def dicom(made: Dataset) -> bytes:
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, made, enforce_file_format=True)
+    return out.getvalue()
+
+
+def series(values: np.ndarray, *, step: float = 2.0, keep: slice = slice(None), **more: object) -> dict[int, Dataset]:
+    """Slices (slices, rows, columns) of numbers along z, by number, in an order that says nothing."""
+    order = np.random.default_rng(1).permutation(np.arange(len(values))[keep])
+    return {
+        int(k): slice_(values[k], (-20.0, -30.0, 100 + step * k), number=int(place), **more)  # pyright: ignore
+        for place, k in enumerate(order)
+    }
+
+
+def named(made: Dataset) -> Dataset:
+    """The same with every name of `NAMES` in it, in standard and private attributes and in nested ones."""
+    family, given, patient, private, doctor, born = NAMES
+    made.PatientName, made.PatientID, made.PatientBirthDate = f"{family}^{given}", patient, born
+    made.ReferringPhysicianName, made.InstitutionName, made.StudyDescription = doctor, f"{family} clinic", given
+    made.SeriesDescription = f"head of {family}"
+    made.add_new((0x0009, 0x0010), "LO", "WOBBLE INC")
+    made.add_new((0x0009, 0x1001), "LO", private)
+    made.add_new((0x0009, 0x1002), "UN", private.encode())
+    inner = Dataset()
+    inner.PatientName, inner.PatientID = f"{family}^{given}", patient
+    made.OtherPatientIDsSequence = [inner]
+    return made
