@@ -34,7 +34,9 @@ WhereOption = Annotated[
 ]
 SizeOption = Annotated[
     str | None,
-    typer.Option(help="Side, or HEIGHTxWIDTH, of images; seconds of sounds; symbols of text.  [default: proposed]"),
+    typer.Option(
+        help="Side or HEIGHTxWIDTH of images, FRAMESxHEIGHTxWIDTH of clips, seconds of sounds, symbols of text."
+    ),
 ]
 ColumnsOption = Annotated[
     str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
@@ -134,10 +136,16 @@ def sample(
     ] = None,
     length: Annotated[
         float | None,
-        typer.Option("--seconds", "--width", help="Beyond the model's window: seconds of sound, pixels of a picture."),
+        typer.Option(
+            "--seconds", "--width", "--frames", help="Beyond the window: of sound, of a picture in pixels, of a clip."
+        ),
     ] = None,
     beginning: Annotated[
-        Path | None, typer.Option("--continue", metavar="FILE", help="A sound or picture to go on from.")
+        Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture or clip to go on from.")
+    ] = None,
+    between: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Two clips or pictures to lead from and to, in clips."),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -170,6 +178,7 @@ def sample(
             prompt=prompt,
             length=length,
             beginning=beginning,
+            between=between,
             loop=loop,
             seed=seed,
             batch=batch,
@@ -241,13 +250,13 @@ def doctor(
     print(diagnose(listing))
 
 
-def parse_size(text: str | None) -> int | float | tuple[int, int] | None:
-    """32, or 48x64 (height by width), or seconds such as 1.5."""
+def parse_size(text: str | None) -> int | float | tuple[int, ...] | None:
+    """32, or 48x64 (height by width), 16x48x64 (frames before), or seconds such as 1.5."""
     if text is None:
         return None
     parts = text.lower().split("x")
-    if all(p.isdigit() and int(p) > 0 for p in parts) and len(parts) <= 2:
-        return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    if all(p.isdigit() and int(p) > 0 for p in parts) and len(parts) <= 3:
+        return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
     try:
         seconds = float(text)
     except ValueError:

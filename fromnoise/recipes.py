@@ -185,7 +185,16 @@ def text(config: Config, facts: Facts, width: int) -> Config:
     return replace(config, net=net, optim=optim, sample=SampleConfig(sampler="unmask", steps=48, shift=1, nucleus=0.9))
 
 
-RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text}
+def video(config: Config, facts: Facts, width: int) -> Config:
+    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own."""
+    net = image_net((facts.shape[0], *facts.shape[2:]), width, cells=12)
+    loss = replace(config.loss, time_axes=(0,))
+    # A clip is many pictures: of those that a run reaches, smaller batches make more steps.
+    optim = replace(config.optim, batch=min(8, config.optim.batch))
+    return replace(config, net=replace(net, frames="both"), loss=loss, optim=optim)
+
+
+RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text, "video": video}
 
 
 def register(medium: Medium[Any, Any], recipe: Recipe) -> None:
@@ -197,12 +206,12 @@ def register(medium: Medium[Any, Any], recipe: Recipe) -> None:
     RECIPES[medium.name] = recipe
 
 
-def image_net(shape: Shape, width: int) -> UNetConfig:
-    """A U-Net whose finest level is about 8 to 24 cells across, whatever the picture's size."""
+def image_net(shape: Shape, width: int, cells: int = 24) -> UNetConfig:
+    """A U-Net whose finest level is about a third of `cells` to `cells` across, whatever the picture's size."""
     side = max(shape[1:])
-    patch = next(p for p in (1, 2, 4, 8, 16) if side / p <= 24 or p == 16)
-    cells = min(shape[1:]) // patch
-    widths = (width, 2 * width) if cells >= 4 else (2 * width,)
+    patch = next(p for p in (1, 2, 4, 8, 16) if side / p <= cells or p == 16)
+    across = min(shape[1:]) // patch
+    widths = (width, 2 * width) if across >= 4 else (2 * width,)
     return UNetConfig(
         widths=widths,
         blocks=1,

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from fromnoise.codec.codec import Codec, Extensible
 from fromnoise.codec.image import ImageCodec
-from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Size
+from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Sharing, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
+from fromnoise.codec.video import VideoCodec
 from fromnoise.errors import FromNoiseError
 
-CODECS: dict[str, type[Codec]] = {"image": ImageCodec, "sound": SoundCodec, "text": TextCodec}
+CODECS: dict[str, type[Codec]] = {"image": ImageCodec, "sound": SoundCodec, "text": TextCodec, "video": VideoCodec}
 
 __all__ = [
     "CODECS",
@@ -22,9 +23,11 @@ __all__ = [
     "Header",
     "ImageCodec",
     "Medium",
+    "Sharing",
     "Size",
     "SoundCodec",
     "TextCodec",
+    "VideoCodec",
     "codec_from_json",
 ]
 

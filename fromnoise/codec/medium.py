@@ -16,7 +16,7 @@ import numpy as np
 from fromnoise.codec.codec import Codec
 from fromnoise.types import Shape
 
-Size = int | float | tuple[int, int]
+Size = int | float | tuple[int, ...]
 
 
 @runtime_checkable
@@ -132,4 +132,18 @@ class Gathering(Protocol):
 
     def gather_rows(self, rows: np.ndarray) -> Gathered:
         """The examples of strings (n,) in memory.  Raises likewise."""
+        ...
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """What a `Medium` has besides where another has endings of its files too, as animated pictures have."""
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The endings, which are the other's unless most of its files are this medium's."""
+        ...
+
+    def claims(self, data: bytes) -> bool:
+        """Whether a file with such an ending is of this medium."""
         ...
