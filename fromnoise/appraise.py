@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.codec import SoundCodec
+from fromnoise.codec import SoundCodec, VideoCodec
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
 from fromnoise.errors import FromNoiseError
@@ -31,12 +31,13 @@ from fromnoise.evaluate import (
     beside,
     judge,
     learn_features,
+    motion,
     nearest,
     obedience,
 )
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
-from fromnoise.generate import Samples, configure, generate, trajectory
+from fromnoise.generate import MOVING, Samples, configure, generate, trajectory
 from fromnoise.release import Release
 from fromnoise.report import write_report
 from fromnoise.sheet import sheet, strip
@@ -99,7 +100,9 @@ def appraise(
         told = described(dataset)
         ours, theirs = Asked(x=made, cond=told.cond(rows)), Asked(x=real, cond=told.cond(held.indices))
         judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
-    legend = f": {release.codec.legend}" if isinstance(release.codec, SoundCodec) else ""
+        if isinstance(release.codec, VideoCodec):
+            judgement = judgement.moved(motion(made, real))
+    legend = f": {release.codec.legend}" if isinstance(release.codec, SoundCodec | VideoCodec) else ""
     sheets = [
         (f"Samples{legend}", samples.sheet(SHOWN)),
         *neighbour_sheets(train, samples.samples, held),
@@ -107,7 +110,8 @@ def appraise(
     ]
     record = None if judgement is None else keep_judgement(folder, release, judgement, count, seed)
     with writing(folder.report):
-        write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples))
+        moving = samples.moving_sheet(MOVING)
+        write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples), moving=moving)
     if judgement is None:
         raise FromNoiseError(
             f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
@@ -221,6 +225,7 @@ def write_card(
     judgement: dict | None = None,
     sheets: Sequence[tuple[str, Image.Image]] = (),
     sounds: Sequence[tuple[str, str]] = (),
+    moving: bytes | None = None,
     texts: Sequence[str] = (),
     reading: TextJudgement | None = None,
 ) -> Path:
@@ -251,6 +256,7 @@ def write_card(
         judgement=judgement,
         sheets=sheets,
         sounds=sounds,
+        moving=moving,
         texts=texts,
         reading=reading,
     )

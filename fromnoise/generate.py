@@ -7,6 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args, get_type_hints
@@ -26,13 +27,14 @@ from fromnoise.extend import Extension, extension
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
-from fromnoise.sheet import save_sheet, sheet
+from fromnoise.sheet import moving, save_sheet, sheet
 from fromnoise.stream import Ends, Rolling, Walk, rolled, rolling
 from fromnoise.template import filling
 from fromnoise.types import FromNoiseError
 
 SAMPLERS = get_args(get_type_hints(SampleConfig)["sampler"])
 FILES = (".npz", ".npy", ".zip", ".txt")
+MOVING = 16  # clips of a sheet that moves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,12 @@ class Samples:
         named = [values for name, values in self.cond.items() if name != GROUP]  # whose numbers say nothing to people
         asked = [", ".join(_told(values[k]) for values in named if values[k] is not None) for k in range(n)]
         return sheet(self.pictures()[:n], labels=asked if len(set(asked)) > 1 else None)
+
+    def moving_sheet(self, most: int) -> bytes | None:
+        """An animated PNG of the first samples, where they are clips."""
+        if not isinstance(self.codec, VideoCodec):
+            return None
+        return moving(self.codec.moving(self.samples[:most]), Fraction(self.codec.rate))
 
     def lines(self, most: int = 8) -> list[str]:
         """The first samples for a terminal, where they are texts."""
@@ -119,7 +127,13 @@ class Samples:
     def _save_files(self, folder: Path) -> None:
         for k, one in enumerate(self.samples):
             self.codec.save(folder / f"{self.index[k]:06d}", one, self.recipe_of(k))
-        save_sheet(self.sheet(), folder / "sheet.png")
+        self.save_sheet(folder / "sheet.png")
+
+    def save_sheet(self, path: Path) -> None:
+        """The contact sheet as a PNG; of clips, beside it, one that moves."""
+        save_sheet(self.sheet(), path)
+        if (moves := self.moving_sheet(MOVING)) is not None:
+            path.with_stem(path.stem + "-moving").write_bytes(moves)
 
 
 def check_free(path: Path) -> None:
@@ -232,7 +246,7 @@ def beyond_window(
         return extension(codec, length=length, beginning=beginning, loop=loop)
     if 0 not in release.config.loss.time_axes:
         raise FromNoiseError(
-            "This model has one noise level for all frames of a clip, so it cannot go on: train with loss.time_axes=[0]."
+            "This model has one noise level for all frames of a clip and cannot go on: train with loss.time_axes=[0]."
         )
     sees = net.frames if net.kind == "unet" else "both"
     return rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)

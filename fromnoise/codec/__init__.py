@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fromnoise.codec.codec import Codec, Extensible
+from fromnoise.codec.codec import Codec, Divisible, Extensible
 from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Sharing, Size
 from fromnoise.codec.sound import SoundCodec
@@ -17,6 +17,7 @@ CODECS: dict[str, type[Codec]] = {"image": ImageCodec, "sound": SoundCodec, "tex
 __all__ = [
     "CODECS",
     "Codec",
+    "Divisible",
     "Extensible",
     "Gathered",
     "Gathering",

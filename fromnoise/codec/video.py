@@ -115,6 +115,10 @@ class VideoCodec:
         return videofile.save(path, sample, Fraction(self.rate), container=self.container, recipe=recipe)
 
     @property
+    def piece(self) -> int:
+        return self.frames
+
+    @property
     def unit(self) -> str:
         return "frames"
 

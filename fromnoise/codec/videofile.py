@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -332,10 +332,12 @@ def save(path: Path, frames: np.ndarray, rate: Fraction, *, container: Container
     return file
 
 
-def save_animation(file: Path, images: Sequence[Image.Image], rate: Fraction, format: str, **settings: object) -> None:
+def save_animation(
+    file: Path | BinaryIO, images: Sequence[Image.Image], rate: Fraction, format: str, **settings: object
+) -> None:
     """Writes pictures as one that moves; the times of a rate are rounded to whole ms without adding up."""
     begins = [round(k * 1000 / rate) for k in range(len(images) + 1)]
-    stays = [b - a for a, b in zip(begins, begins[1:], strict=False)]
+    stays = np.diff(begins).tolist()
     images[0].save(file, format, save_all=True, append_images=images[1:], duration=stays, loop=0, **settings)
 
 

@@ -114,7 +114,7 @@ def sort(tree: Tree) -> Kinds:
 
 
 def _share(tree: Tree, medium: Medium[Any, Any], places: array, found: dict[str, array]) -> None:
-    """Gives `medium` the files at `places`, whose endings it shares, if it claims most of `_LOOKED` spread over them."""
+    """Gives `medium` the files at `places`, whose endings it shares, if it claims most of `_LOOKED` of them."""
     assert isinstance(medium, Sharing)
     some, claimed = places[:: -(-len(places) // _LOOKED) or 1], 0
     for place in some:

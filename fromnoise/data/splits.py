@@ -98,10 +98,10 @@ def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
     return held
 
 
-def assign(named: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, str]:
+def assign(named: np.ndarray, digests: np.ndarray, by: str = "the names of folders or files") -> tuple[np.ndarray, str]:
     """(n,) int8 places in `NAMES`, and how it was decided, as a sentence.
 
-    `named` (n,) are the splits that names give, -1 where they give none.  Names that fix a part fix all: what they
+    `named` (n,) are the splits that names, or whatever else `by` says, give, -1 where they give none.  Names that fix a part fix all: what they
     leave open is for training.  Where they name a test set and no validation set, that is taken from training by hash,
     so that nothing is chosen by looking at the test set.  With one distinct example all is for training.
     """
@@ -125,7 +125,7 @@ def assign(named: np.ndarray, digests: np.ndarray) -> tuple[np.ndarray, str]:
         else:
             carved += "the best model is chosen on the test set, which then flatters it"
     counts = ", ".join(f"{(splits == place).sum():,} {name}" for place, name in enumerate(NAMES))
-    return splits, f"split by the names of folders or files: {counts}{carved}{_leak(splits, digests)}."
+    return splits, f"split by {by}: {counts}{carved}{_leak(splits, digests)}."
 
 
 def _leak(splits: np.ndarray, digests: np.ndarray) -> str:

@@ -129,8 +129,8 @@ def _window(codec: VideoCodec, counts: np.ndarray) -> str:
     longer = "; of longer ones each step sees a part" if whole < 1 else ""
     shorter = "; shorter ones stand still at their end" if (counts < codec.frames).any() else ""
     return (
-        f"windows of {codec.frames} frames, {codec.frames / rate:.2f} s at {rate:.4g} a second, hold {whole:.0%} of the "
-        f"clips whole{longer}{shorter}; --size FRAMESxHEIGHTxWIDTH for others."
+        f"windows of {codec.frames} frames, {codec.frames / rate:.2f} s at {rate:.4g} a second, hold {whole:.0%} of "
+        f"the clips whole{longer}{shorter}; --size FRAMESxHEIGHTxWIDTH for others."
     )
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from fromnoise.evaluate.corrupt import REFERENCES
 from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manifold
 from fromnoise.evaluate.features import Examples, Features
+from fromnoise.evaluate.motion import Measure
 from fromnoise.evaluate.neighbours import CopyCheck, batches, copy_check, nearest
 from fromnoise.evaluate.obey import Obeyed
 from fromnoise.rng import derive_seed
@@ -72,12 +73,21 @@ class Judgement:
     rows: tuple[Row, ...]
     copies: tuple[CopyCheck, ...]
     obedience: tuple[Obeyed, ...] = ()
+    motion: tuple[Measure, ...] = ()
     sentences: tuple[str, ...] = ()
 
     def obeyed(self, rows: tuple[Obeyed, ...]) -> Judgement:
-        """The same with how conditions are met; its sentences stand before the last, which is about numbers."""
+        """The same with how conditions are met."""
+        return replace(self._told(rows), obedience=rows)
+
+    def moved(self, measures: tuple[Measure, ...]) -> Judgement:
+        """The same with how clips move."""
+        return replace(self._told(measures), motion=measures)
+
+    def _told(self, rows: tuple[Obeyed, ...] | tuple[Measure, ...]) -> Judgement:
+        """With the sentences of `rows` before the last, which is about numbers."""
         told = (*self.sentences[:-1], *(row.sentence for row in rows), *self.sentences[-1:])
-        return replace(self, obedience=rows, sentences=told)
+        return replace(self, sentences=told)
 
     def to_json(self) -> dict:
         verdicts = [asdict(c) | {"level": c.level, "verdict": c.verdict} for c in self.copies]
