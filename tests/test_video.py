@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+import time
 from fractions import Fraction
 from functools import partial
 
@@ -29,7 +29,6 @@ from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.evaluate.motion import measured, motion
 from fromnoise.grid import Linear
 from fromnoise.objectives.regression import levels_apart
-from fromnoise.report.report import _uri
 from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime
 from fromnoise.stepper import Multistep
@@ -266,6 +265,31 @@ def walk(denoise, n: int, first: int = 0) -> Walk:
     return Walk(denoise=denoise, stepper=Multistep(), times=Linear(shift=2.0)(6), cond=Cond.empty(n), rng=rng)
 
 
+def test_a_continuation_follows_the_way_that_its_beginning_went():
+    """The bar of four known frames goes on as it went, in the next window and in those after it, which know no more of
+    it than the model's own frames."""
+    config, data = network("both", steps=220), Bars(256, 8, 0)
+    begun = time.perf_counter()
+    trainer = Trainer(
+        config=config,
+        denoiser=build_denoiser(config, (), 1, 3),
+        objective=build_objective(config),
+        data=data,
+        indices=np.arange(256),
+        runtime=Runtime(device=torch.device("cpu"), precision="float32", threads=1),
+        clock=lambda: time.perf_counter() - begun,
+    )
+    for _ in trainer.run():
+        pass
+    held = Bars(24, 8, 1)
+    known, blank = held.data[:, :, :4], torch.zeros(24, 1, 8, 8, 8)
+    stream = rolled(walk(trainer.average(), 24), blank, known)
+    x = torch.cat([known, *(next(stream) for _ in range(4))], 2)[:, 0].mean(2)  # the profile of each frame
+    steps = torch.stack([(x[:, :-1].roll(way, -1) * x[:, 1:]).sum(-1) for way in (-1, 0, 1)], -1).argmax(-1) - 1
+    right = (steps[:, 3:] == torch.from_numpy(held.way)[:, None]).float().mean(0)
+    assert right[:4].mean() > 0.9 and right.mean() > 0.8  # by chance a third
+
+
 def test_what_is_known_stays_and_a_clip_does_not_depend_on_its_batch():
     denoise = build_denoiser(network("both"), (), 1, 3).eval()
     known = Bars(3, 5, 0).data
@@ -305,3 +329,84 @@ def test_motion_is_measured_in_shares_of_the_range():
     assert found["brightness"] == pytest.approx(0.5 + 0.25 / 3)
     assert "as held-out data do" in motion(x, x)[0].sentence
     assert "0.5 times held-out" in motion(x / 2, x)[0].sentence
+
+
+# ---- from files to a report -----------------------------------------------------------------------------------------
+
+
+def balls(i: int) -> bytes:
+    """A square that goes to the right or down, of a colour of its own, on nothing."""
+    rng = np.random.default_rng(i)
+    frames, (y, x) = np.zeros((12, 16, 16, 4), np.uint8), rng.integers(0, 6, 2)
+    colour = [*rng.integers(60, 256, 3), 255]
+    for k, frame in enumerate(frames):
+        down, right = (k, 0) if i % 2 else (0, k)
+        frame[y + down // 2 : y + down // 2 + 4, x + right // 2 : x + right // 2 + 4] = colour
+    return animation(frames, 125)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    files = {f"{'down' if i % 2 else 'right'}/{i:03}.webp": balls(i) for i in range(160)}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(appraise, "learn_features", partial(appraise.learn_features, steps=10))
+    net = ["net.widths=[32]", "net.attention=[true]", "net.emb=32", "optim.batch=4", "run.grid_priors=0"]
+    made = fn.train(fill(folder / "set", files), out=folder / "run", steps=12, size=(8, 16, 16), settings=net)
+    yield made
+    patch.undo()
+
+
+def test_clips_go_from_files_to_samples_in_their_own_form(run, tmp_path):
+    samples = run.generate(3, steps=2)
+    assert samples.samples.shape == (3, 8, 16, 16, 4) and samples.samples.dtype == np.uint8
+    folder = samples.save(tmp_path / "out")
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["000000.webp", "000001.webp", "000002.webp", "sheet-moving.png", "sheet.png"]
+    header = videofile.probe((folder / "000001.webp").read_bytes())
+    assert (header.frames, header.rate, header.mode) == (8, "8", "RGBA at 8 frames a second")
+    assert np.array_equal(
+        videofile.decode((folder / "000001.webp").read_bytes(), Fraction(8), (16, 16)), samples.samples[1]
+    )
+    assert videofile.read_recipe(folder / "000001.webp")["index"] == 1
+    with Image.open(folder / "sheet-moving.png") as sheet:
+        assert getattr(sheet, "n_frames", 1) == 8
+    # Samples are data again, without their sheets.
+    assert len(scan(folder)) == 3
+
+
+def test_clips_go_on_lead_over_and_never_end(run, tmp_path):
+    raw = balls(999)
+    (tmp_path / "a.webp").write_bytes(raw)
+    start = videofile.decode(raw, Fraction(8), (16, 16))
+    on = run.sample(2, steps=2, beginning=tmp_path / "a.webp", length=20)
+    assert on.shape == (2, 20, 16, 16, 4) and np.array_equal(on[0, :12], start)
+    over = run.sample(2, steps=2, between=(tmp_path / "a.webp", start[::-1]))
+    assert np.array_equal(over[1, :2], start[-2:]) and np.array_equal(over[1, -2:], start[::-1][:2])
+    Image.fromarray(start[0]).save(tmp_path / "first.png")
+    still = run.sample(1, steps=2, beginning=tmp_path / "first.png")
+    assert still.shape[1] == 9 and np.array_equal(still[0, 0], start[0])
+    long, stream = (
+        run.sample(1, steps=2, length=20, where={"class": "down"}),
+        run.stream(steps=2, where={"class": "down"}),
+    )
+    assert all(np.array_equal(next(stream), frame) for frame in long[0])
+
+
+def test_the_report_shows_clips_moving_and_says_how_they_move(run):
+    judgement = run.evaluate(n=20)
+    told = " ".join(judgement.sentences)
+    assert "Motion: from frame to frame" in told and "held-out data" in told
+    assert {measure.name for measure in judgement.motion} == {"Motion", "Rest", "Brightness", "Contrast"}
+    assert "Samples in motion" in run.folder.report.read_text(encoding="utf-8")
+
+
+def test_few_long_clips_are_cut_and_their_ends_held_out(tmp_path):
+    files = {f"{i}.webp": animation(clip(60, 8, 8, seed=i)) for i in range(2)}
+    data = open_dataset(fill(tmp_path / "set", files), cache_dir=tmp_path / "cache", size=(8, 8, 8))
+    train, held = data.indices("train"), data.indices("val")
+    assert len(held) == 2 * 5 and len(train) == 2 * 41 and "are cut into" in " ".join(data.notes)
+    names = data.names(np.arange(len(data)))
+    assert names[0] == "0.webp[0]" and len(set(names)) == len(names)
+    seen = {frame.tobytes() for clip in data.stored[train] for frame in clip}
+    assert not any(frame.tobytes() in seen for clip in data.stored[held] for frame in clip)

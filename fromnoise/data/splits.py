@@ -101,9 +101,10 @@ def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
 def assign(named: np.ndarray, digests: np.ndarray, by: str = "the names of folders or files") -> tuple[np.ndarray, str]:
     """(n,) int8 places in `NAMES`, and how it was decided, as a sentence.
 
-    `named` (n,) are the splits that names, or whatever else `by` says, give, -1 where they give none.  Names that fix a part fix all: what they
-    leave open is for training.  Where they name a test set and no validation set, that is taken from training by hash,
-    so that nothing is chosen by looking at the test set.  With one distinct example all is for training.
+    `named` (n,) are the splits that names, or whatever else `by` says, give, -1 where they give none.  Names that fix a
+    part fix all: what they leave open is for training.  Where they name a test set and no validation set, that is taken
+    from training by hash, so that nothing is chosen by looking at the test set.  With one distinct example all is for
+    training.
     """
     splits = np.where(named == OPEN, TRAIN, named).astype(np.int8)
     if (splits == TRAIN).all():
