@@ -49,14 +49,14 @@ class Walk:
         """Window k of x0: `known` where `at` is true, shown at noise level `haze`; the rest of it is not looked at."""
         shape, free = tuple(known.shape), ~at[:, None, None]
         x = self.denoise.process.prior(shape, self.times[0], self.rng(k, "prior")).to(known)
-        level = known.new_full((1,), haze)
+        level = known.new_full((len(known), 1, 1, 1, 1), haze)
         shown = add_noise(known, self.rng(k, "haze").normal(shape, like=known), level)
-        grid = [torch.where(free, time, level).expand(len(known), 1, -1, 1, 1) for time in self.times]
+        grid = [torch.where(free, time, level) for time in self.times]
         steps = sample(self.denoise, self.stepper, grid, torch.where(free, x, shown), self.cond, self.rng(k, "steps"))
         return torch.where(free, finish(steps), known)
 
 
-def rolled(walk: Walk, blank: Clip, known: Clip | None = None) -> Iterator[Clip]:
+def rolled(walk: Walk, blank: Clip, known: Float[Tensor, "n c a h w"] | None = None) -> Iterator[Tensor]:
     """New frames of n clips without end, some at a time, in windows of the shape of `blank`.
 
     They go on from `known`, of any length, if it is given.  Half of a window is known, but for a first without a past.

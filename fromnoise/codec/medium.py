@@ -141,7 +141,7 @@ class Sharing(Protocol):
 
     @property
     def shared(self) -> frozenset[str]:
-        """The endings, which are the other's unless most of its files are this medium's."""
+        """The endings, which are the other's unless a quarter or more of the files are this medium's."""
         ...
 
     def claims(self, data: bytes) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -37,6 +37,7 @@ MAX_PIXELS = 8192 * 8192  # of a frame
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _BLINK, _SLOW = 10, 100  # ms: delays of up to the one are shown as the other, as browsers do
 _STEADY = 1.01  # ticks that a frame of a constant rate may be off its time
+_LATE = 0.4  # of the shorter of two periods
 _FINEST = 1001  # the largest denominator of a rate
 _WRITTEN = {"mp4": ("libx264", {"crf": "12"}), "webm": ("libvpx-vp9", {"crf": "12", "b": "0", "row-mt": "1"})}
 
@@ -134,10 +135,10 @@ def decode(data: bytes, rate: Fraction, at_least: tuple[int, int]) -> np.ndarray
 
 
 def seen(times: np.ndarray, rate: Fraction) -> np.ndarray:
-    """(n,) the places of the frames that are seen at k/rate, k = 0 … n-1, when frames begin at times[:-1]."""
+    """(n,) the places of the frames seen at k/rate, k = 0 … n-1, when frames begin at times[:-1], from 0 on."""
     count = max(1, round(float(times[-1] * rate)))
-    # A hundredth of a period late, so that times of rounded ticks do not show the frame before.
-    moments = (np.arange(count) + 0.01) / float(rate) + times[0]
+    # Somewhat late, so that times that were rounded do not show the frame before.
+    moments = np.arange(count) / float(rate) + _LATE * min(1 / float(rate), np.diff(times).min())
     return np.searchsorted(times[:-1], moments, side="right").clip(1) - 1
 
 
@@ -155,8 +156,8 @@ def timing(ticks: Sequence[int], tick: Fraction, named: Fraction | None = None) 
     variable = bool(low > high)
     if variable:
         rate = 1 / (Fraction(period).limit_denominator(_FINEST) * tick)
-    elif (apart == apart[0]).all():
-        rate = 1 / (int(apart[0]) * tick)
+    elif (apart % apart.min() == 0).all():
+        rate = 1 / (int(apart.min()) * tick)
     else:
         rate = _simplest(1 / (Fraction(high) * tick), 1 / (Fraction(max(low, period / 2)) * tick), named)
     return Timing(times=at * float(tick), rate=rate, variable=variable)
@@ -333,7 +334,7 @@ def save(path: Path, frames: np.ndarray, rate: Fraction, *, container: Container
 
 
 def save_animation(
-    file: Path | BinaryIO, images: Sequence[Image.Image], rate: Fraction, format: str, **settings: object
+    file: Path | io.BytesIO, images: Sequence[Image.Image], rate: Fraction, format: str, **settings: object
 ) -> None:
     """Writes pictures as one that moves; the times of a rate are rounded to whole ms without adding up."""
     begins = [round(k * 1000 / rate) for k in range(len(images) + 1)]

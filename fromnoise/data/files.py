@@ -42,7 +42,7 @@ _NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "aut
 _NOTE_SUFFIXES = (".md", ".rst", ".txt", ".html", ".htm", ".pdf", ".doc", ".docx", ".url", ".log", ".cff", ".bib")
 _UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".m4a", ".aac", ".wma")
 _CAPTION_LIMIT = 1 << 20
-_LOOKED = 16  # files at most by which it is decided whose a shared ending is
+_LOOKED, _CLAIMED = 32, 0.25  # by how many files it is decided whose a shared ending is, and by what share of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +114,16 @@ def sort(tree: Tree) -> Kinds:
 
 
 def _share(tree: Tree, medium: Medium[Any, Any], places: array, found: dict[str, array]) -> None:
-    """Gives `medium` the files at `places`, whose endings it shares, if it claims most of `_LOOKED` of them."""
+    """Gives `medium` the files at `places`, whose endings it shares, if of some of them it claims a quarter.
+
+    Nobody animates a picture by accident: where so many move, the still ones are what is left out.
+    """
     assert isinstance(medium, Sharing)
     some, claimed = places[:: -(-len(places) // _LOOKED) or 1], 0
     for place in some:
         with suppress(Unreadable):  # which is said when all are looked at
             claimed += medium.claims(read(tree, tree.entries[place]))
-    if 2 * claimed > len(some):
+    if claimed and claimed >= _CLAIMED * len(some):
         its = set(places)
         for name, others in found.items():
             found[name] = array("q", [place for place in others if place not in its])

@@ -1,6 +1,6 @@
 """Videos as a medium: the rules by which a folder of clips becomes one set.
 
-clips       videos, and WebP and GIF where most of them are animated; a still picture among them is left out
+clips       videos, and WebP and GIF where a quarter of them or more are animated; the still ones are left out
 rate        the most common one, the higher of two, divided by the whole number that brings it to at most `QUICKEST`
             frames a second; of other clips, and of those of no constant rate, the frames that are seen at these times
             are taken
@@ -66,7 +66,10 @@ class Videos:
             kinds[header.animated] += n
         rate = max(rates, key=lambda r: (rates[r], r))
         if kinds[True]:
-            notes.append(f"{kinds[True]:,} animated pictures are clips, as most WebP and GIF files here are animated.")
+            notes.append(
+                f"{kinds[True]:,} animated pictures are clips, as of the WebP and GIF files a quarter or more are animated: "
+                "still ones are left out."
+            )
         if len(modes) > 1:
             names = {1: "grey", 3: "RGB", 4: "RGBA"}
             found = ", ".join(f"{n:,} {names[channels]}" for channels, n in modes.most_common())
