@@ -5,8 +5,8 @@
     fromnoise sample runs/moving -n 16 --prompt "red heart"
 
 For each `1f44b-1f3fd.webp` in FOLDER or below it writes a row of FOLDER/metadata.csv: the words of Unicode ("waving
-hand sign, medium skin") as its caption, and its split.  Skin tones of one emoji are on one side, or a held-out clip would
-be a training clip in another colour.
+hand sign, medium skin") as its caption, and its split.  Skin tones of one emoji are on one side, or a held-out clip
+would be a training clip in another colour.
 """
 
 from __future__ import annotations
