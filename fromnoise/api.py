@@ -71,7 +71,7 @@ def train(
     data            a folder, archive, array, table, file of text, list of strings, "emoji" or "digits"; see
                     `fromnoise.data`
     out             the run folder, made new; by default runs/<data>-<time>
-    size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
+    size            side or (height, width) of pictures, frames before them of clips, seconds of sounds; or proposed
     columns         the data's columns to condition on; "size:number" says what one is
     channels_first  arrays are (n, c, h, w) rather than (n, h, w, c)
     settings        overrides, each "a.b=value"

@@ -38,6 +38,18 @@ SizeOption = Annotated[
         help="Side or HEIGHTxWIDTH of images, FRAMESxHEIGHTxWIDTH of clips, seconds of sounds, symbols of text."
     ),
 ]
+LengthOption = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds", "--width", "--frames", help="Beyond the window: of sound, of a picture in pixels, of a clip."
+    ),
+]
+ContinueOption = Annotated[
+    Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture or clip to go on from.")
+]
+BetweenOption = Annotated[
+    tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two clips or pictures to lead from and to, in clips.")
+]
 ColumnsOption = Annotated[
     str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
 ]
@@ -134,19 +146,9 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option(help="A caption, 'red heart'; of text models a text with gaps, 'In the ___'.")
     ] = None,
-    length: Annotated[
-        float | None,
-        typer.Option(
-            "--seconds", "--width", "--frames", help="Beyond the window: of sound, of a picture in pixels, of a clip."
-        ),
-    ] = None,
-    beginning: Annotated[
-        Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture or clip to go on from.")
-    ] = None,
-    between: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Two clips or pictures to lead from and to, in clips."),
-    ] = None,
+    length: LengthOption = None,
+    beginning: ContinueOption = None,
+    between: BetweenOption = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[

@@ -67,8 +67,8 @@ class Videos:
         rate = max(rates, key=lambda r: (rates[r], r))
         if kinds[True]:
             notes.append(
-                f"{kinds[True]:,} animated pictures are clips, as a quarter or more of the WebP and GIF files move: still "
-                "ones are left out."
+                f"{kinds[True]:,} animated pictures are clips, as a quarter or more of the WebP and GIF files move; "
+                "still ones are left out."
             )
         if len(modes) > 1:
             names = {1: "grey", 3: "RGB", 4: "RGBA"}
