@@ -186,12 +186,15 @@ def text(config: Config, facts: Facts, width: int) -> Config:
 
 
 def video(config: Config, facts: Facts, width: int) -> Config:
-    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own."""
+    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own.
+
+    A patch has as many values as the network has features: noise goes out by the mask.
+    """
     net = image_net((facts.shape[0], *facts.shape[2:]), width, cells=12)
     loss = replace(config.loss, time_axes=(0,))
     # A clip is many pictures: of those that a run reaches, smaller batches make more steps.
     optim = replace(config.optim, batch=min(8, config.optim.batch))
-    return replace(config, net=replace(net, frames="both"), loss=loss, optim=optim)
+    return replace(config, net=replace(net, frames="both", masks=True), loss=loss, optim=optim)
 
 
 RECIPES: dict[str, Recipe] = {"image": image, "sound": sound, "text": text, "video": video}

@@ -2,7 +2,7 @@
 
 A set of a dozen films is a set of dozen examples, of which one or two would be held out, and nothing could be judged.
 So where there are fewer than `FEW`, each is cut into pieces that overlap, `WANTED` of them in all or as many as there
-are; what is held out is the last fifth of each film, and at least one window of it, which no piece for training
+are; what is held out is the last fifth of each film, and at least a window and a quarter, which no piece for training
 reaches into.
 """
 
@@ -51,7 +51,9 @@ def in_pieces(listing: Listing, rows: Ragged, window: int) -> tuple[Listing, Rag
 
 def _pieces(length: int, window: int, stride: int, named: int) -> Iterator[tuple[int, int, int]]:
     """(start, stop, split) of the pieces of one clip; all are of the split that its name gives, if it gives one."""
-    border = length - max(window, int(_HELD * length)) if named == OPEN and length >= 3 * window else length
+    border = (
+        length - max(window + window // 4, int(_HELD * length)) if named == OPEN and length >= 3 * window else length
+    )
     for start in range(0, max(border - window, 0) + 1, stride):
         yield start, min(start + window + stride - 1, border), TRAIN if named == OPEN else named
     for start in range(border, length - window + 1, stride):

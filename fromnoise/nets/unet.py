@@ -10,7 +10,8 @@ Of video (`frames`) each frame is a picture of the same 2-D network, and frames 
 convolution of every block sees its place in the neighbouring frames too, a 3-D convolution that is whole in space and
 2 or 3 long in time, and attention in space is followed by attention in time, of each place by itself (factorised as in
 Ho et al. 2022, "Video diffusion models").  Both are entered through norms that a frame's own noise level modulates, so
-that a clean neighbour counts for more than a noisy one.
+that a clean neighbour counts for more than a noisy one.  And a frame may take over what another is (`Glance`): most of
+a clip stays as it is, and where a frame is known a network of few features has no better way to draw the next.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from torch import Tensor, nn
 
 from fromnoise.nets.attention import Attention
 from fromnoise.nets.condition import Encoded
-from fromnoise.nets.embeddings import Place, Rotary
-from fromnoise.nets.patches import CONV, Entry, Head, ModulatedNorm, per_axis, unpatch
+from fromnoise.nets.embeddings import Place, Rotary, rotate
+from fromnoise.nets.patches import CONV, Entry, Head, ModulatedNorm, crop, pad, patches, per_axis, unpatch
 from fromnoise.types import FromNoiseError
 
 Frames = Literal["past", "both"]
@@ -95,10 +96,12 @@ class UNet(nn.Module):
         self.shrink = nn.ModuleList([CONV[space](a, b, half, half) for a, b in pairwise(widths)])
         self.grow = nn.ModuleList([Grow(b, a, half) for a, b in pairwise(widths)])
         self.masks = masks
-        self.head = Head(widths[0], out + masks, patch, emb)
+        self.glance = Glance(widths[0], emb, patch, frames) if frames is not None else None
+        out += masks + (frames is not None)
+        self.head = Head(widths[0], out, patch, emb)
         self.mid_level = max(depth - 1, 0)
         mid_patch = tuple(p * h**self.mid_level for p, h in zip(patch, half, strict=True))
-        self.mid_head = Head(widths[self.mid_level], out + masks, mid_patch, emb) if mid_head else None
+        self.mid_head = Head(widths[self.mid_level], out, mid_patch, emb) if mid_head else None
 
     def forward(
         self, x: Float[Tensor, "b c *d"], t: Float[Tensor, "b 1 *#d"], s: Float[Tensor, "b 1 *#d"], cond: Encoded
@@ -120,16 +123,15 @@ class UNet(nn.Module):
         for level, stage in enumerate(self.down):
             h = stage(self.shrink[level - 1](h) if level else h, emb, cond, frames)
             skips.append(h)
+        kept = [x] if self.masks else []
+        if self.glance is not None:
+            kept.append(crop(self.glance(skips[0], emb, pad(x, self.entry.multiple), frames), tuple(x.shape[2:])))
         for level in reversed(range(len(self.up))):
             h = self.grow[level](h, skips[level]) if level < len(self.grow) else h
             if level == self.mid_level and self.mid_head is not None:
-                mid = self._answer(self.mid_head, h, emb, x)
+                mid = _answer(self.mid_head(h, emb, tuple(x.shape[2:])), kept)
             h = self.up[level](h, emb, cond, frames)
-        return self._answer(self.head, h, emb, x), mid
-
-    def _answer(self, head: nn.Module, h: Tensor, emb: Tensor, x: Tensor) -> Tensor:
-        y = head(h, emb, tuple(x.shape[2:]))
-        return y[:, :-1] + y[:, -1:] * x if self.masks else y
+        return _answer(self.head(h, emb, tuple(x.shape[2:])), kept), mid
 
     @property
     def taps(self) -> dict[str, nn.Module]:
@@ -141,6 +143,12 @@ class UNet(nn.Module):
             attentions = [*down.attentions, *up.attentions]
             places |= {f"level{level}.attention{j}": block for j, block in enumerate(attentions)}
         return places
+
+
+def _answer(y: Tensor, kept: list[Tensor]) -> Tensor:
+    """The first channels of y plus what is kept, each times one of the last channels."""
+    first, *shares = y.tensor_split([y.shape[1] - len(kept) + i for i in range(len(kept))], 1)
+    return first + sum(share * x for share, x in zip(shares, kept, strict=True)) if kept else y
 
 
 class Stage(nn.Module):
@@ -215,6 +223,11 @@ def beside(y: Float[Tensor, "bf *d w"], frames: int, seen: int) -> Float[Tensor,
     return torch.cat(views[:seen], -1).flatten(0, 1)
 
 
+def _in_time(y: Float[Tensor, "bf *d w"], frames: int) -> Float[Tensor, "b *d f w"]:
+    """Features of frames as those of places, which have a course in time."""
+    return y.unflatten(0, (-1, frames)).movedim(1, -2)
+
+
 class TimeAttention(nn.Module):
     """Attention of each place among the frames, which know how far apart they are."""
 
@@ -228,10 +241,36 @@ class TimeAttention(nn.Module):
         nn.init.zeros_(self.attention.out.bias)
 
     def forward(self, h: Float[Tensor, "bf w *d"], emb: Tensor, cond: Encoded, frames: int) -> Float[Tensor, "bf w *d"]:
-        y = self.norm(h.movedim(1, -1), emb).unflatten(0, (-1, frames)).movedim(1, -2)  # (b, *d, frames, w)
+        y = _in_time(self.norm(h.movedim(1, -1), emb), frames)
         shape = y.shape
         y = self.attention(y.flatten(0, -3), cond, self.rotary((frames,))).reshape(shape)
         return h + y.movedim(-2, 1).flatten(0, 1).movedim(-1, 1)
+
+
+class Glance(nn.Module):
+    """What a place is in the frames that a frame sees: x itself there, patch by patch, as attention weighs the frames.
+
+    The answer takes of it as much as its last channel says.  (In burst denoising weights like these are predicted for
+    each pixel: Mildenhall et al. 2018, "Kernel prediction networks".)
+    """
+
+    def __init__(self, width: int, emb: int, patch: tuple[int, ...], frames: Frames) -> None:
+        super().__init__()
+        self.patch, self.causal = patch, frames == "past"
+        self.norm = ModulatedNorm(width, emb)
+        self.query, self.key = (nn.Linear(width, 32, bias=False) for _ in range(2))
+        self.sharpness = nn.Parameter(torch.ones(32))
+        self.rotary = Rotary(32, 1)
+
+    def forward(self, h: Float[Tensor, "bf w *g"], emb: Tensor, x: Float[Tensor, "bf c *d"], frames: int) -> Tensor:
+        y = _in_time(self.norm(h.movedim(1, -1), emb), frames)
+        values = _in_time(patches(x, self.patch), frames)
+        q, k = (F.layer_norm(f(y), (32,)).flatten(0, -3)[:, :, None] for f in (self.query, self.key))
+        turned = self.rotary((frames,))
+        q, k = rotate(q * self.sharpness, turned)[:, :, 0], rotate(k, turned)[:, :, 0]
+        v = values.flatten(0, -3).to(q.dtype)
+        seen = F.scaled_dot_product_attention(q, k.to(q.dtype), v, is_causal=self.causal).reshape(values.shape)
+        return unpatch(seen.movedim(-2, 1).flatten(0, 1), self.patch).movedim(-1, 1)
 
 
 class SpaceAttention(nn.Module):
