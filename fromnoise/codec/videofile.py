@@ -188,7 +188,7 @@ def _probe_animation(data: bytes) -> VideoHeader:
                 raise Unreadable("is a still picture among clips: train on pictures by themselves")
             width, height = image.size
             # In GIF a colour that is called transparent may only mean what has not changed.
-            alpha = image.mode == "RGBA" if image.format == "WEBP" else image.convert("RGBA").getextrema()[3][0] < 255
+            alpha = image.mode == "RGBA" if image.format == "WEBP" else _opacity(image) < 255
         time = timing(_delays(data), Fraction(1, 1000))
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise Unreadable(f"not a readable animation ({reason(error)}): export it again") from error
@@ -203,6 +203,11 @@ def _probe_animation(data: bytes) -> VideoHeader:
         animated=True,
         variable=time.variable,
     )
+
+
+def _opacity(image: Image.Image) -> int:
+    """The least opacity of a picture."""
+    return int(np.asarray(image.convert("RGBA"))[..., 3].min())
 
 
 def _delays(data: bytes) -> list[int]:

@@ -118,8 +118,9 @@ def open_dataset(
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
     rows, cut = stored.rows, []
-    if isinstance(codec, Divisible) and isinstance(rows, Ragged):
-        listing, rows, cut = in_pieces(listing, rows, codec.piece)
+    piece = codec.piece if isinstance(codec, Divisible) else None
+    if piece is not None and isinstance(rows, Ragged):
+        listing, rows, cut = in_pieces(listing, rows, piece)
     by = ("their place in their file",) if cut else ()
     splits, split_note = assign(listing.items.split, listing.items.digest, *by)
     codec, fitted = codec.fitted(stored.low, stored.high, _some(rows, splits))

@@ -90,9 +90,11 @@ class UNet(nn.Module):
         )
         self.place = Place(space, widths[0]) if places else None
         times = [time_axes if attend else None for attend in attention]
-        stages = [(w, blocks, space, emb, time, frames) for w, time in zip(widths, times, strict=True)]
-        self.down = nn.ModuleList([Stage(*stage) for stage in stages])
-        self.up = nn.ModuleList([Stage(*stage) for stage in stages])
+
+        def stages() -> nn.ModuleList:
+            return nn.ModuleList([Stage(w, blocks, space, emb, t, frames) for w, t in zip(widths, times, strict=True)])
+
+        self.down, self.up = stages(), stages()
         self.shrink = nn.ModuleList([CONV[space](a, b, half, half) for a, b in pairwise(widths)])
         self.grow = nn.ModuleList([Grow(b, a, half) for a, b in pairwise(widths)])
         self.masks = masks
@@ -109,8 +111,8 @@ class UNet(nn.Module):
         if self.frames is None:
             return self._pictures(x, t, s, cond, 1)
         n = x.shape[2]
-        one = (pictures(z.expand(-1, -1, n, *z.shape[3:])) for z in (x, t, s))
-        answers = self._pictures(*one, cond.repeated(n), n)
+        x_one, t_one, s_one = (pictures(z.expand(-1, -1, n, *z.shape[3:])) for z in (x, t, s))
+        answers = self._pictures(x_one, t_one, s_one, cond.repeated(n), n)
         y, mid = (None if y is None else y.unflatten(0, (len(x), n)).movedim(1, 2) for y in answers)
         assert y is not None
         return y, mid
