@@ -101,7 +101,8 @@ def appraise(
         ours, theirs = Asked(x=made, cond=told.cond(rows)), Asked(x=real, cond=told.cond(held.indices))
         judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
         if isinstance(release.codec, VideoCodec):
-            judgement = judgement.moved(motion(made, real))
+            new = replace(held, perceived=False)[np.arange(len(held))]
+            judgement = judgement.moved(motion(_x0(dataset, samples.samples), new))
     legend = f": {release.codec.legend}" if isinstance(release.codec, SoundCodec | VideoCodec) else ""
     sheets = [
         (f"Samples{legend}", samples.sheet(SHOWN)),

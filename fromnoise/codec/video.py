@@ -28,6 +28,7 @@ from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
 _SHOWN = 8  # frames of a contact strip
+_PERCEIVED = 4
 _TALL = 48  # pixels: frames of a strip are enlarged to that at least
 _GAP = 2
 
@@ -86,13 +87,16 @@ class VideoCodec:
         frames = self.image.decode(x0.movedim(2, 1).flatten(0, 1))
         return frames.reshape(len(x0), -1, *frames.shape[1:])
 
-    def percept(self, x0: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
-        return x0
+    def percept(self, x0: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b e h w"]:
+        """Four frames of x0, evenly spread, as channels of one picture: features of all in 3-D take ten times as long.
+
+        How clips move from frame to frame is measured by itself (`evaluate/motion.py`).
+        """
+        return x0[:, :, _spread(x0.shape[2], _PERCEIVED)].flatten(1, 2)
 
     def preview(self, samples: np.ndarray) -> np.ndarray:
         """Samples (n, frames, h, w, c) -> contact strips (n, h, w, 3): at most eight frames of each, side by side."""
-        some = np.linspace(0, samples.shape[1] - 1, min(_SHOWN, samples.shape[1])).round().astype(int)
-        seen = self.moving(samples[:, some])
+        seen = self.moving(samples[:, _spread(samples.shape[1], _SHOWN)])
         margin = np.full((*seen.shape[:3], _GAP, 3), 255, np.uint8)
         strips = np.concatenate([seen, margin], axis=3).swapaxes(1, 2)
         return strips.reshape(len(samples), seen.shape[2], -1, 3)[:, :, :-_GAP]
@@ -144,6 +148,11 @@ class VideoCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
         values: dict[str, Any] = described(data, "video", {field.name for field in dataclasses.fields(VideoCodec)})
         return VideoCodec(**{**values, "image": ImageCodec.from_json(values["image"])})
+
+
+def _spread(frames: int, some: int) -> np.ndarray:
+    """The places of at most `some` of the frames, evenly spread, the first and the last among them."""
+    return np.linspace(0, frames - 1, min(some, frames)).round().astype(int)
 
 
 def _held(clip: np.ndarray, frames: int) -> np.ndarray:
