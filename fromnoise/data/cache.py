@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fromnoise.codec import Codec, Divisible, Size
+from fromnoise.codec import Codec, Size
 from fromnoise.cond import Column, Cond
 from fromnoise.data import columns as columns_
 from fromnoise.data import maps
@@ -118,9 +118,8 @@ def open_dataset(
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
     rows, cut = stored.rows, []
-    piece = codec.piece if isinstance(codec, Divisible) else None
-    if piece is not None and isinstance(rows, Ragged):
-        listing, rows, cut = in_pieces(listing, rows, piece)
+    if isinstance(rows, Ragged):
+        listing, rows, cut = in_pieces(listing, rows, codec)
     by = ("their place in their file",) if cut else ()
     splits, split_note = assign(listing.items.split, listing.items.digest, *by)
     codec, fitted = codec.fitted(stored.low, stored.high, _some(rows, splits))

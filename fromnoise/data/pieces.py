@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fromnoise.codec import Codec, Divisible
 from fromnoise.data.listing import Listing
 from fromnoise.data.splits import OPEN, TRAIN, VAL
 from fromnoise.data.store import Ragged
@@ -21,10 +22,12 @@ FEW, WANTED = 100, 500
 _HELD = 0.2
 
 
-def in_pieces(listing: Listing, rows: Ragged, window: int) -> tuple[Listing, Ragged, list[str]]:
-    """The examples cut into pieces of `window` or a little more, with the sentence that says so; as they are where
-    there are many, or none is as long as three windows."""
-    lengths = rows.ends - rows.starts
+def in_pieces(listing: Listing, rows: Ragged, codec: Codec) -> tuple[Listing, Ragged, list[str]]:
+    """The examples cut into the codec's pieces, or a little more, with the sentence that says so; as they are where it
+    is not `Divisible`, where there are many, and where none is as long as three pieces."""
+    if not isinstance(codec, Divisible):
+        return listing, rows, []
+    lengths, window = rows.ends - rows.starts, codec.piece
     if len(rows) >= FEW or (lengths < 3 * window).all():
         return listing, rows, []
     stride = int(np.clip(lengths.sum() // WANTED, 1, window))
