@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,10 +24,9 @@ from fromnoise.denoise import ModelDenoiser
 from fromnoise.distill import begin_student, check_teacher, reopen_student, student_folder, student_session
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement, TextJudgement
-from fromnoise.extend import extension
 from fromnoise.fewsteps import FewSteps, compare
 from fromnoise.folder import RunFolder
-from fromnoise.generate import Samples, configure, generate
+from fromnoise.generate import Samples, beyond_window, configure, generate, stream
 from fromnoise.prepare import (
     Given,
     Prepared,
@@ -47,6 +46,7 @@ from fromnoise.runtime import barrier, best_device
 from fromnoise.session import Event, Reading, Session, Stopped
 
 Watch = Callable[[Event | str], None]
+Example = str | Path | np.ndarray
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEFAULT_BUDGET = "10m"
 
@@ -72,7 +72,7 @@ def train(
     data            a folder, archive, array, table, file of text, list of strings, "emoji" or "digits"; see
                     `fromnoise.data`
     out             the run folder, made new; by default runs/<data>-<time>
-    size            side or (height, width) of pictures, seconds of sounds; by default proposed from the data
+    size            side or (height, width) of pictures, frames before them of clips, seconds of sounds; or proposed
     columns         the data's columns to condition on; "size:number" says what one is
     channels_first  arrays are (n, c, h, w); `axes` says what they are by a letter an axis, "nyx" (`data/fields.py`)
     settings        overrides, each "a.b=value"
@@ -168,7 +168,8 @@ class Run:
         where: Mapping[str, str | float] | None = None,
         prompt: str | None = None,
         length: float | None = None,
-        beginning: str | Path | np.ndarray | None = None,
+        beginning: Example | None = None,
+        between: tuple[Example, Example] | None = None,
         loop: bool = False,
         seed: int = 0,
         batch: int = 64,
@@ -178,8 +179,9 @@ class Run:
         where       fixes columns, {"class": "cat", "size": 0.3}; "none" hides one
         prompt      what a sample of a model trained with captions should be, "red heart"; of a model of text, a text
                     with gaps, "In the ___"
-        length      beyond the model's window: seconds of sound, pixels of a picture's width
+        length      beyond the model's window: seconds of sound, pixels of a picture's width, frames of a clip
         beginning   a file or a raw example that samples go on from, for one more window unless `length` is given
+        between     two of them, the end of a clip and the start of another, that samples lead from and to
         loop        whether the end of a sample runs on in its start
         """
         return self.generate(
@@ -191,6 +193,7 @@ class Run:
             prompt=prompt,
             length=length,
             beginning=beginning,
+            between=between,
             loop=loop,
             seed=seed,
             batch=batch,
@@ -206,7 +209,8 @@ class Run:
         where: Mapping[str, str | float] | None = None,
         prompt: str | None = None,
         length: float | None = None,
-        beginning: str | Path | np.ndarray | None = None,
+        beginning: Example | None = None,
+        between: tuple[Example, Example] | None = None,
         loop: bool = False,
         seed: int = 0,
         batch: int = 64,
@@ -214,11 +218,14 @@ class Run:
     ) -> Samples:
         """`sample` with each sample's conditions and recipe, and `save` to files."""
         release, sampler = self._chosen(steps, sampler, guidance)
-        config, beyond = configure(release, steps=steps, sampler=sampler, guidance=guidance), None
-        if isinstance(beginning, str | Path):
-            beginning = read_as(Path(beginning), release.codec)
-        if length is not None or beginning is not None or loop:
-            beyond = extension(release.codec, length=length, beginning=beginning, loop=loop)
+        config, read = configure(release, steps=steps, sampler=sampler, guidance=guidance), self._read
+        beyond = beyond_window(
+            release,
+            length=length,
+            beginning=None if beginning is None else read(beginning),
+            between=None if between is None else (read(between[0]), read(between[1])),
+            loop=loop,
+        )
         return generate(
             release,
             n,
@@ -226,10 +233,28 @@ class Run:
             seed=seed,
             where=where,
             prompt=prompt,
-            extension=beyond,
+            beyond=beyond,
             batch=batch,
             progress=progress,
         )
+
+    def stream(
+        self,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        where: Mapping[str, str | float] | None = None,
+        prompt: str | None = None,
+        beginning: Example | None = None,
+        seed: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Frames (h, w, c) of one clip without end, as `sample` of a long one but in memory that does not grow."""
+        config = configure(self.release, steps=steps, guidance=guidance)
+        start = None if beginning is None else self._read(beginning)
+        return stream(self.release, config, seed=seed, where=where, prompt=prompt, beginning=start)
+
+    def _read(self, example: Example) -> np.ndarray:
+        return example if isinstance(example, np.ndarray) else read_as(Path(example), self.release.codec)
 
     def _chosen(self, steps: int | None, sampler: str | None, guidance: float | None) -> tuple[Release, str | None]:
         """The model and sampler that were measured to be the better in so few steps, unless the caller chose."""

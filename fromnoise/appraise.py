@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.codec import Physical
+from fromnoise.codec import Physical, VideoCodec
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
 from fromnoise.errors import FromNoiseError
@@ -31,13 +31,14 @@ from fromnoise.evaluate import (
     beside,
     judge,
     learn_features,
+    motion,
     nearest,
     obedience,
     physics,
 )
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
-from fromnoise.generate import Samples, configure, generate, trajectory
+from fromnoise.generate import MOVING, Samples, configure, generate, trajectory
 from fromnoise.release import Release
 from fromnoise.report import write_report
 from fromnoise.sheet import sheet, strip
@@ -102,6 +103,9 @@ def appraise(
         judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
         if isinstance(dataset.codec, Physical):
             judgement = judgement.measured(physics(*quantities(dataset.codec, samples.samples, held, train)))
+        if isinstance(release.codec, VideoCodec):
+            new = replace(held, perceived=False)[np.arange(len(held))]
+            judgement = judgement.moved(motion(_x0(dataset, samples.samples), new))
     legend = f": {release.codec.legend}" if release.codec.legend else ""
     sheets = [
         (f"Samples{legend}", samples.sheet(SHOWN)),
@@ -110,7 +114,8 @@ def appraise(
     ]
     record = None if judgement is None else keep_judgement(folder, release, judgement, count, seed)
     with writing(folder.report):
-        write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples))
+        moving = samples.moving_sheet(MOVING)
+        write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples), moving=moving)
     if judgement is None:
         raise FromNoiseError(
             f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
@@ -233,6 +238,7 @@ def write_card(
     judgement: dict | None = None,
     sheets: Sequence[tuple[str, Image.Image]] = (),
     sounds: Sequence[tuple[str, str]] = (),
+    moving: bytes | None = None,
     texts: Sequence[str] = (),
     reading: TextJudgement | None = None,
 ) -> Path:
@@ -263,6 +269,7 @@ def write_card(
         judgement=judgement,
         sheets=sheets,
         sounds=sounds,
+        moving=moving,
         texts=texts,
         reading=reading,
     )

@@ -65,19 +65,23 @@ def build_denoiser(
                 vocab=net.vocab, width=net.width, depth=net.depth, heads=net.heads, emb=net.emb, timed=net.timed
             )
             return TokenDenoiser(tokens, conditioner, net.vocab, padding=net.padding, autocast=autocast)
-        net = _trunk(config.net, channels, space, conditioner.map_channels)
+        net = _trunk(config.net, channels, space, conditioner.map_channels, config.loss.time_axes)
     denoiser = NetDenoiser(
         net,
         conditioner,
         build_target(config),
         sigma_data=config.model.sigma_data,
+        time_axes=config.loss.time_axes,
         flow_map=config.model.flow_map,
         autocast=autocast,
     )
-    return denoiser.to(memory_format=torch.channels_last) if space == 2 else denoiser  # pyright: ignore[reportCallIssue]
+    pictures = space == 2 or (config.net.kind == "unet" and config.net.frames is not None and space == 3)
+    return denoiser.to(memory_format=torch.channels_last) if pictures else denoiser  # pyright: ignore[reportCallIssue]
 
 
-def _trunk(net: UNetConfig | TransformerConfig, channels: int, space: int, map_channels: int) -> UNet | Transformer:
+def _trunk(
+    net: UNetConfig | TransformerConfig, channels: int, space: int, map_channels: int, time_axes: tuple[int, ...]
+) -> UNet | Transformer:
     shared = {
         "channels": channels,
         "space": space,
@@ -85,10 +89,11 @@ def _trunk(net: UNetConfig | TransformerConfig, channels: int, space: int, map_c
         "patch": net.patch,
         "map_channels": map_channels,
         "mid_head": net.mid_head,
+        "time_axes": time_axes,
     }
     if net.kind == "unet":
         levels = {"widths": net.widths, "blocks": net.blocks, "attention": net.attention}
-        return UNet(**shared, **levels, places=net.places, masks=net.masks)
+        return UNet(**shared, **levels, places=net.places, masks=net.masks, frames=net.frames)
     return Transformer(**shared, width=net.width, depth=net.depth, heads=net.heads, bottleneck=net.bottleneck)
 
 
@@ -101,6 +106,7 @@ def build_objective(config: Config) -> Objective:
         weight=weights[config.loss.weight],
         noise_choices=config.loss.noise_choices,
         mid_share=config.loss.mid_share,
+        time_axes=config.loss.time_axes,
     )
 
 

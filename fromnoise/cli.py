@@ -36,9 +36,24 @@ WhereOption = Annotated[
 SizeOption = Annotated[
     str | None,
     typer.Option(
-        help="Side, or HEIGHTxWIDTH, of images and fields; 32x32x32 of volumes; seconds of sounds; symbols of text.  "
-        "[default: proposed]"
+        help="Side or HEIGHTxWIDTH of images and fields, FRAMESxHEIGHTxWIDTH of clips, 32x32x32 of volumes, seconds of "
+        "sounds, symbols of text.  [default: proposed]"
     ),
+]
+LengthOption = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds",
+        "--width",
+        "--frames",
+        help="Beyond the window: of sound, of a picture in pixels, of a clip, steps of a field.",
+    ),
+]
+ContinueOption = Annotated[
+    Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture, clip or field to go on from.")
+]
+BetweenOption = Annotated[
+    tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two clips or pictures to lead from and to, in clips.")
 ]
 ColumnsOption = Annotated[
     str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
@@ -144,17 +159,9 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option(help="A caption, 'red heart'; of text models a text with gaps, 'In the ___'.")
     ] = None,
-    length: Annotated[
-        float | None,
-        typer.Option(
-            "--seconds",
-            "--width",
-            help="Beyond the model's window: seconds of sound, pixels of a picture, steps of a field.",
-        ),
-    ] = None,
-    beginning: Annotated[
-        Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture or field to go on from.")
-    ] = None,
+    length: LengthOption = None,
+    beginning: ContinueOption = None,
+    between: BetweenOption = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
@@ -186,6 +193,7 @@ def sample(
             prompt=prompt,
             length=length,
             beginning=beginning,
+            between=between,
             loop=loop,
             seed=seed,
             batch=batch,
@@ -259,7 +267,7 @@ def doctor(
 
 
 def parse_size(text: str | None) -> int | float | tuple[int, ...] | None:
-    """32, or 48x64 (height by width), or 32x32x32, or seconds such as 1.5."""
+    """32, or 48x64 (height by width), or 16x48x64 (frames, or depth, before), or seconds such as 1.5."""
     if text is None:
         return None
     parts = text.lower().split("x")

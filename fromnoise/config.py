@@ -33,6 +33,7 @@ class UNetConfig:
     attention: tuple[bool, ...] = (False, True)
     places: bool = False
     masks: bool = False
+    frames: Literal["past", "both"] | None = None
     emb: Count = 256
     mid_head: bool = False
 
@@ -79,6 +80,7 @@ class ModelConfig:
 class LossConfig:
     """Noise levels are logit-normal: logit(t) ~ N(t_mean, t_std²).  `drop`: how often a condition is hidden.
 
+    `time_axes`: axes of space along which an example may have several levels, such as 0, the frames of a clip.
     `augment`: the probability of each change of `codec/augment.py`; `augment_flip`: whether mirroring is one of them.
     """
 
@@ -88,6 +90,7 @@ class LossConfig:
     noise_choices: Count = 1
     mid_share: Annotated[float, Field(ge=0)] = 0.25
     drop: Fraction = 0.1
+    time_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     augment: Fraction = 0.0
     augment_flip: bool = False
 

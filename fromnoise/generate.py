@@ -7,6 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args, get_type_hints
@@ -17,20 +18,23 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fromnoise.build import build_grid, build_guidance, build_stepper
-from fromnoise.codec import Codec, TextCodec
+from fromnoise.codec import Codec, TextCodec, VideoCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
-from fromnoise.extend import Extension
+from fromnoise.denoise import Denoiser
+from fromnoise.extend import Extension, extension
 from fromnoise.release import Release
 from fromnoise.rng import Rng
-from fromnoise.sample import Counted, Step, last, sample
-from fromnoise.sheet import save_sheet, sheet
+from fromnoise.sample import Counted, Step, as_time, last, sample
+from fromnoise.sheet import moving, save_sheet, sheet
+from fromnoise.stream import Ends, Rolling, Walk, rolled, rolling
 from fromnoise.template import filling
 from fromnoise.types import FromNoiseError
 
 SAMPLERS = get_args(get_type_hints(SampleConfig)["sampler"])
 FILES = (".npz", ".npy", ".zip", ".txt")
+MOVING = 16  # clips of a sheet that moves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,12 @@ class Samples:
         named = [values for name, values in self.cond.items() if name != GROUP]  # whose numbers say nothing to people
         asked = [", ".join(_told(values[k]) for values in named if values[k] is not None) for k in range(n)]
         return sheet(self.pictures()[:n], labels=asked if len(set(asked)) > 1 else None)
+
+    def moving_sheet(self, most: int) -> bytes | None:
+        """An animated PNG of the first samples, where they are clips."""
+        if not isinstance(self.codec, VideoCodec):
+            return None
+        return moving(self.codec.moving(self.samples[:most]), Fraction(self.codec.rate))
 
     def lines(self, most: int = 8) -> list[str]:
         """The first samples for a terminal, where they are texts."""
@@ -117,7 +127,13 @@ class Samples:
     def _save_files(self, folder: Path) -> None:
         for k, one in enumerate(self.samples):
             self.codec.save(folder / f"{self.index[k]:06d}", one, self.recipe_of(k))
-        save_sheet(self.sheet(), folder / "sheet.png")
+        self.save_sheet(folder / "sheet.png")
+
+    def save_sheet(self, path: Path) -> None:
+        """The contact sheet as a PNG; of clips, beside it, one that moves."""
+        save_sheet(self.sheet(), path)
+        if (moves := self.moving_sheet(MOVING)) is not None:
+            path.with_stem(path.stem + "-moving").write_bytes(moves)
 
 
 def check_free(path: Path) -> None:
@@ -158,13 +174,37 @@ def walk(
     seed: int,
     cond: Cond,
     template: str | None = None,
-    extension: Extension | None = None,
+    beyond: Extension | Rolling | None = None,
 ) -> Iterator[Step]:
     """The way from noise to the samples `indices` of `seed` under `cond`, one `Step` a move.
 
-    `template`, for models of text, is a text with gaps to be filled (`template.py`); `extension` says how samples go
-    beyond the model's window (`extend.py`).
+    `template`, for models of text, is a text with gaps to be filled (`template.py`); `beyond` says how samples go
+    beyond the model's window (`extend.py`), which clips do in one `Step` (`stream.py`).
     """
+    denoise, nets = _asked(release, config)
+    device = next(release.denoiser.parameters()).device
+    times = build_grid(config, release.denoiser.start)(config.steps)
+    if isinstance(beyond, Rolling):
+        x = beyond(_walk(release, denoise, config, indices, seed, cond.to(device)), len(indices), device)
+        end = as_time(0.0, x)
+        yield Step(x=x, post=None, t=end, s=end, evaluations=sum(net.asked for net in nets) // len(x))
+        return
+    shape = (len(indices), *(release if beyond is None else beyond).codec.shape)
+    x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
+    if template is not None:
+        assert isinstance(release.codec, TextCodec)
+        denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)
+    if beyond is not None:
+        denoise = beyond(denoise, x)
+    if x.ndim == 4:
+        x = x.to(memory_format=torch.channels_last)
+    rng = Rng.of(seed, indices, "steps")
+    for step in sample(denoise, build_stepper(config), times, x, cond.to(device), rng):
+        yield replace(step, evaluations=sum(net.asked for net in nets) // len(x))
+
+
+def _asked(release: Release, config: SampleConfig) -> tuple[Denoiser, list[Counted]]:
+    """The release's denoiser with the guidance of `config`, and its networks as they count what they are asked."""
     if release.config.model.flow_map and (config.sampler != "ddim" or config.guidance != 1):
         raise FromNoiseError(
             "A few-step student jumps by ddim alone, with its teacher's guidance learned: leave out the sampler and "
@@ -172,23 +212,67 @@ def walk(
         )
     if config.guidance != 1 and config.reference == "null" and not release.columns:
         raise FromNoiseError("Guidance needs conditions or a longer run: leave --guidance at 1.")
-    device = next(release.denoiser.parameters()).device
     # A guided step asks two networks, or one network twice.
     nets = [Counted(net) for net in (release.denoiser, release.weak) if net is not None]
-    denoise = build_guidance(config, nets[0], nets[1] if len(nets) > 1 else None)
-    times = build_grid(config, release.denoiser.start)(config.steps)
-    shape = (len(indices), *(release if extension is None else extension).codec.shape)
-    x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
-    if template is not None:
-        assert isinstance(release.codec, TextCodec)
-        denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)
-    if extension is not None:
-        denoise = extension(denoise, x)
-    if x.ndim == 4:
-        x = x.to(memory_format=torch.channels_last)
-    rng = Rng.of(seed, indices, "steps")
-    for step in sample(denoise, build_stepper(config), times, x, cond.to(device), rng):
-        yield replace(step, evaluations=sum(net.asked for net in nets) // len(x))
+    return build_guidance(config, nets[0], nets[1] if len(nets) > 1 else None), nets
+
+
+def _walk(release: Release, denoise: Denoiser, config: SampleConfig, indices: range, seed: int, cond: Cond) -> Walk:
+    """How the windows of clips are sampled."""
+    return Walk(
+        denoise=denoise,
+        stepper=build_stepper(config),
+        times=build_grid(config, release.denoiser.start)(config.steps),
+        cond=cond,
+        rng=lambda k, use: Rng.of(seed, indices, use, k),
+    )
+
+
+def beyond_window(
+    release: Release,
+    *,
+    length: float | None = None,
+    beginning: np.ndarray | None = None,
+    between: Ends | None = None,
+    loop: bool = False,
+) -> Extension | Rolling | None:
+    """How samples go beyond the model's window, None where they do not.  Raises FromNoiseError where they cannot."""
+    codec, net = release.codec, release.config.net
+    if length is None and beginning is None and between is None and not loop:
+        return None
+    if not isinstance(codec, VideoCodec):
+        if between is not None:
+            raise FromNoiseError("Filling between is for clips, and of texts by a --prompt with gaps: leave it out.")
+        return extension(codec, length=length, beginning=beginning, loop=loop)
+    if 0 not in release.config.loss.time_axes:
+        raise FromNoiseError(
+            "This model has one noise level for all frames of a clip and cannot go on: train with loss.time_axes=[0]."
+        )
+    sees = net.frames if net.kind == "unet" else "both"
+    return rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)
+
+
+def stream(
+    release: Release,
+    config: SampleConfig,
+    *,
+    seed: int = 0,
+    where: Mapping[str, str | float] | None = None,
+    prompt: str | None = None,
+    beginning: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """Frames (h, w, c) of one clip without end, in memory that does not grow; they go on from a raw `beginning`."""
+    codec = release.codec
+    if not isinstance(codec, VideoCodec):
+        raise FromNoiseError("A stream is of a model of clips, and this is none: use sample.")
+    start = beyond_window(release, length=codec.frames if beginning is None else None, beginning=beginning)
+    assert isinstance(start, Rolling)
+    cond = release.conditions(prompted(release, where, prompt)[0], seed, range(1))
+    device = next(release.denoiser.parameters()).device
+    walk = _walk(release, _asked(release, config)[0], config, range(1), seed, cond.to(device))
+    known = None if start.first is None else start.first.to(device)
+    for new in rolled(walk, torch.zeros(1, *codec.shape, device=device), known):
+        yield from codec.decode(_on_cpu(new))[0]
 
 
 def prompted(
@@ -222,7 +306,7 @@ def generate(
     where: Mapping[str, str | float] | None = None,
     prompt: str | None = None,
     given: Cond | None = None,
-    extension: Extension | None = None,
+    beyond: Extension | Rolling | None = None,
     batch: int = 64,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -237,13 +321,13 @@ def generate(
         if value < least:
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")
     parts, conds, evaluations = [], [], 0
-    codec = (release if extension is None else extension).codec
+    codec = (release if beyond is None else beyond).codec
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         conds.append(
             release.conditions(asked, seed, indices) if given is None else given[start - first : indices.stop - first]
         )
-        step = last(walk(release, config, indices, seed, conds[-1], template, extension))
+        step = last(walk(release, config, indices, seed, conds[-1], template, beyond))
         evaluations = step.evaluations
         if not bool(step.x.isfinite().all()):
             raise FromNoiseError("Sampling left the range of numbers: ask for a smaller --guidance.")
@@ -263,7 +347,7 @@ def generate(
             "evaluations": evaluations,
             "where": dict(where or {}),
             **({} if prompt is None else {"prompt": prompt}),
-            **({} if extension is None else extension.recipe),
+            **({} if beyond is None else beyond.recipe),
             # Of the grids found for the model the one that was walked; the formula's settings say the rest.
             **asdict(replace(config, searched=tuple(g for g in config.searched if len(g) == config.steps + 1))),
         },

@@ -29,7 +29,6 @@ from fromnoise.generate import generate
 from fromnoise.gridsearch import BATCH, NODES, WALKS, search
 from fromnoise.release import Release, keep_grids, load_release, publish, save_release
 from fromnoise.runtime import from_main
-from fromnoise.sheet import save_sheet
 from fromnoise.trainer import Skipped, Stepped, Trainer, held_out_loss
 from fromnoise.types import FromNoiseError
 
@@ -224,7 +223,7 @@ class Session:
             path = self.folder.previews / f"step-{self.trainer.position.step:06d}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
-                save_sheet(samples.sheet(), path)
+                samples.save_sheet(path)
         return Previewed(step=self.trainer.position.step, path=path)
 
     def _roll_back(self) -> RolledBack:

@@ -1,16 +1,19 @@
-"""Pictures made of pictures: contact sheets and strips."""
+"""Pictures made of pictures: contact sheets, strips, and sheets that move."""
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from fromnoise.codec.imagefile import SHEET_KEY
+from fromnoise.codec.videofile import save_animation
 
 _PAPER = (245, 245, 245)
 _INK = (40, 40, 40)
@@ -65,9 +68,21 @@ def strip(steps: Sequence[np.ndarray], scale: int | None = None, gap: int = 4) -
 
 def save_sheet(page: Image.Image, path: Path) -> None:
     """Writes a PNG that says of itself that it is a sheet, so that a folder of samples can be data again."""
+    page.save(path, "PNG", pnginfo=_of_pictures())
+
+
+def moving(frames: np.ndarray, rate: Fraction) -> bytes:
+    """An animated PNG of clips (n, frames, h, w, 3) uint8 side by side, `rate` frames a second; it too says so."""
+    pages = [sheet(frames[:, k], scale=1) for k in range(frames.shape[1])]
+    out = io.BytesIO()
+    save_animation(out, pages, rate, "PNG", pnginfo=_of_pictures())
+    return out.getvalue()
+
+
+def _of_pictures() -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text(SHEET_KEY, "made of other pictures")
-    page.save(path, "PNG", pnginfo=info)
+    return info
 
 
 def _squarish(n: int, height: int, width: int) -> int:

@@ -152,7 +152,8 @@ def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("L", (4, 4), value) for value in (10, 200)]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert probe(data).more and (decode(data, probe(data)) == 10).all()
-    assert "several frames" in diagnose(scan(fill(tmp_path, {"a.gif": data})))
+    stills = {f"{i}.gif": saved(Image.new("L", (4, 4), i), "GIF") for i in range(4)}  # else it is a set of clips
+    assert "several frames" in diagnose(scan(fill(tmp_path, {"a.gif": data} | stills)))
 
 
 @given(
@@ -405,7 +406,11 @@ def test_many_links_are_counted_and_three_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "said"),
-    [({}, "holds no files"), ({"a.mp4": b"x", "b.doc": b"y"}, "no usable image"), ({"a.png": b"x"}, "no usable image")],
+    [
+        ({}, "holds no files"),
+        ({"a.heic": b"x", "b.doc": b"y"}, "no usable image"),
+        ({"a.png": b"x"}, "no usable image"),
+    ],
 )
 def test_nothing_usable_is_one_sentence_with_a_remedy(files, said, tmp_path):
     with pytest.raises(FromNoiseError, match=said) as caught:

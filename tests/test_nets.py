@@ -386,15 +386,15 @@ def test_hidden_matrices_are_the_inner_weights():
     assert hidden_matrices(Conditioner(COLUMNS, EMB)) == []
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("n, m", [(49, 55), (7, 1), (SHORT, SHORT + 8)])
-def test_short_attention_is_attention_also_in_bfloat16(n, m, masked):
+@pytest.mark.parametrize("kind", ["whole", "masked", "causal"])
+@pytest.mark.parametrize("n, m", [(49, 55), (7, 7), (SHORT, SHORT + 8)])
+def test_short_attention_is_attention_also_in_bfloat16(n, m, kind):
     q, k, v = (torch.randn(2, 3, length, 16, dtype=torch.bfloat16, requires_grad=True) for length in (n, m, m))
-    mask = (torch.arange(m) % 2 == 0)[None, None, None].expand(2, 1, 1, m) if masked else None
+    mask = (torch.arange(m) % 2 == 0)[None, None, None].expand(2, 1, 1, m) if kind == "masked" else None
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    truth = attend(*exact, mask)
+    truth = attend(*exact, mask, causal=kind == "causal")
     slope = torch.randn_like(truth)
-    out = attend(q, k, v, mask)
+    out = attend(q, k, v, mask, causal=kind == "causal")
     wanted = torch.autograd.grad(truth, exact, slope)
     found = torch.autograd.grad(out, (q, k, v), slope.bfloat16())
     for a, b in zip((out, *found), (truth, *wanted), strict=True):

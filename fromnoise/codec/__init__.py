@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fromnoise.codec.codec import Codec, Extensible, Physical
+from fromnoise.codec.codec import Codec, Divisible, Extensible, Physical
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
-from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Size
+from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Sharing, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
+from fromnoise.codec.video import VideoCodec
 from fromnoise.codec.volume import VolumeCodec
 from fromnoise.errors import FromNoiseError
 
@@ -18,12 +19,14 @@ CODECS: dict[str, type[Codec]] = {
     "image": ImageCodec,
     "sound": SoundCodec,
     "text": TextCodec,
+    "video": VideoCodec,
     "volume": VolumeCodec,
 }
 
 __all__ = [
     "CODECS",
     "Codec",
+    "Divisible",
     "Extensible",
     "FieldCodec",
     "Gathered",
@@ -33,9 +36,11 @@ __all__ = [
     "Medium",
     "Physical",
     "Rows",
+    "Sharing",
     "Size",
     "SoundCodec",
     "TextCodec",
+    "VideoCodec",
     "VolumeCodec",
     "codec_from_json",
 ]

@@ -138,6 +138,16 @@ class Physical(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """What a ragged `Codec` is besides where few long examples may be cut into many short ones."""
+
+    @property
+    def piece(self) -> int:
+        """The stored length of a piece."""
+        ...
+
+
 def described(data: Mapping[str, object], kind: str, names: Collection[str]) -> dict[str, Any]:
     """What `to_json` wrote of a codec, without its kind.  Raises FromNoiseError for another kind or version."""
     if data.get("kind") != kind or set(data) != {*names, "kind"}:

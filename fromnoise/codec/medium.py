@@ -153,3 +153,17 @@ class Gathering(Protocol):
         `size` is what the user asked for.  Raises Unreadable where examples are not enough, with why and a remedy.
         """
         ...
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """What a `Medium` has besides where another has endings of its files too, as animated pictures have."""
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The endings, which are the other's unless a quarter or more of the files are this medium's."""
+        ...
+
+    def claims(self, data: bytes) -> bool:
+        """Whether a file with such an ending is of this medium."""
+        ...

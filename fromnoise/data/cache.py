@@ -18,6 +18,7 @@ from fromnoise.data import columns as columns_
 from fromnoise.data import maps
 from fromnoise.data.columns import Encoded, Profile
 from fromnoise.data.listing import Listing, links_note
+from fromnoise.data.pieces import in_pieces
 from fromnoise.data.scan import Progress, scan
 from fromnoise.data.splits import NAMES, TRAIN, assign
 from fromnoise.data.store import Ragged, Stored, cached
@@ -120,8 +121,12 @@ def open_dataset(
     codec, how = listing.medium.choose(listing.common, listing.headers, size)
     stored = cached(listing, codec, cache_dir, progress)
     listing = _without_broken(listing, stored)
-    splits, split_note = assign(listing.items.split, listing.items.digest, listing.parted)
-    codec, fitted = codec.fitted(stored.low, stored.high, _some(stored.rows, splits))
+    rows, cut = stored.rows, []
+    if isinstance(rows, Ragged):
+        listing, rows, cut = in_pieces(listing, rows, codec)
+    by = "their place in their file" if cut else listing.parted
+    splits, split_note = assign(listing.items.split, listing.items.digest, by)
+    codec, fitted = codec.fitted(stored.low, stored.high, _some(rows, splits))
     encoded = tuple(_encoded(p, listing, codec, splits == TRAIN, cache_dir) for p in chosen)
     return Dataset(
         codec=codec,
@@ -132,6 +137,7 @@ def open_dataset(
         notes=(
             *listing.notes,
             *how,
+            *cut,
             *fitted,
             why,
             *(note for e in encoded for note in e.notes),
@@ -140,7 +146,7 @@ def open_dataset(
         ),
         splits=splits,
         encoded=encoded,
-        stored=stored.rows,
+        stored=rows,
     )
 
 

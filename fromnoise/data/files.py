@@ -1,6 +1,7 @@
 """Sorts the files of a tree by what they may be: examples, arrays, tables, captions; the rest is left out by name.
 
-The suffix decides, and the first bytes where it says nothing.  A set is of one medium, that of most of its files.
+The suffix decides, and the first bytes where it says nothing; animated pictures share theirs with still ones, so a few
+are looked at.  A set is of one medium, that of most of its files.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import csv
 import posixpath
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fromnoise.codec import Medium
+from fromnoise.codec import Medium, Sharing
 from fromnoise.codec.medium import HEAD
 from fromnoise.data import table
 from fromnoise.data.documents import decode
@@ -37,8 +41,9 @@ from fromnoise.errors import FromNoiseError
 
 _NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "authors", "changelog", "credits", "index")
 _NOTE_SUFFIXES = (".md", ".rst", ".txt", ".html", ".htm", ".pdf", ".doc", ".docx", ".url", ".log", ".cff", ".bib")
-_UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".mp4", ".mov", ".avi", ".m4a", ".aac", ".wma")
+_UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".m4a", ".aac", ".wma")
 _CAPTION_LIMIT = 1 << 20
+_LOOKED, _CLAIMED = 32, 0.25  # by how many files it is decided whose a shared ending is, and by what share of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,10 @@ def sort(tree: Tree) -> Kinds:
     """
     found = {name: array("q") for name in MEDIA}
     endings = {ending: name for name, medium in MEDIA.items() for ending in medium.suffixes}
+    sharing = {
+        ending: name for name, medium in MEDIA.items() if isinstance(medium, Sharing) for ending in medium.shared
+    }
+    shared: dict[str, array] = defaultdict(partial(array, "q"))
     arrays, tables, texts, skipped = [], [], array("q"), []
     for place, name in enumerate(tree.entries.names):
         ending = suffix(name)
@@ -67,6 +76,8 @@ def sort(tree: Tree) -> Kinds:
             texts.append(place)
         elif ending in endings:
             found[endings[ending]].append(place)
+            if ending in sharing:
+                shared[sharing[ending]].append(place)
         elif is_array(name):
             arrays.append(tree.entries[place])
         elif ending in table.SUFFIXES:
@@ -75,6 +86,8 @@ def sort(tree: Tree) -> Kinds:
             found[told].append(place)
         else:
             skipped.append(Skipped(name=name, reason=told))
+    for medium, places in shared.items():
+        _share(tree, MEDIA[medium], places, found)
     if not arrays and not any(found.values()):
         notes = {place for place in texts if _is_note(tree.entries.names[place])}
         chosen = [place for place in texts if place not in notes] or texts
@@ -109,6 +122,23 @@ def apart(tree: Tree, kinds: Kinds, medium: Medium[Any, Any]) -> tuple[Kinds, li
 def _others(tree: Tree, name: str, places: Iterable[int], medium: Medium[Any, Any]) -> list[Skipped]:
     why = f"{name}, and most of the set is {medium.name}: train on it by itself"
     return [Skipped(name=tree.entries.names[place], reason=why) for place in places]
+
+
+def _share(tree: Tree, medium: Medium[Any, Any], places: array, found: dict[str, array]) -> None:
+    """Gives `medium` the files at `places`, whose endings it shares, if of some of them it claims a quarter.
+
+    Nobody animates a picture by accident: where so many move, the still ones are what is left out.
+    """
+    assert isinstance(medium, Sharing)
+    some, claimed = places[:: -(-len(places) // _LOOKED) or 1], 0
+    for place in some:
+        with suppress(Unreadable):  # which is said when all are looked at
+            claimed += medium.claims(read(tree, tree.entries[place]))
+    if claimed and claimed >= _CLAIMED * len(some):
+        its = set(places)
+        for name, others in found.items():
+            found[name] = array("q", [place for place in others if place not in its])
+        found[medium.name] = array("q", sorted({*found[medium.name], *its}))
 
 
 def _majority(found: dict[str, array], arrays: int) -> Medium[Any, Any]:

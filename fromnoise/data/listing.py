@@ -5,6 +5,7 @@ Examples are kept as columns, a few dozen bytes each, never as objects: a set ma
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Items:
     stack    (n,) int32, the number of the stack that the example is a row of, or `FILE`
     row      (n,) int64, its row there, or its place among the tree's entries
     columns  by name, each of n strings
+    part     (n,) int64, the number of the piece of its file that the example is, where files are cut into pieces
     """
 
     headers: tuple[Header, ...]
@@ -44,6 +46,7 @@ class Items:
     stack: np.ndarray
     row: np.ndarray
     columns: Mapping[str, Texts] = field(default_factory=dict)
+    part: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -57,6 +60,7 @@ class Items:
             stack=self.stack[places],
             row=self.row[places],
             columns={name: texts.take(places) for name, texts in self.columns.items()},
+            part=None if self.part is None else self.part[places],
         )
 
     @staticmethod
@@ -177,10 +181,11 @@ def names(
     where = np.asarray(places, dtype=np.int64)
     for start in range(0, len(where), _CHUNK):
         some = where[start : start + _CHUNK]
-        for stack, row in zip(items.stack[some].tolist(), items.row[some].tolist(), strict=True):
+        parts = itertools.repeat("") if items.part is None else (f"[{part}]" for part in items.part[some].tolist())
+        for stack, row, part in zip(items.stack[some].tolist(), items.row[some].tolist(), parts, strict=False):
             if stack == FILE:
                 assert tree is not None, "an entry lies in a tree"
-                yield tree.entries.names[row]
+                yield tree.entries.names[row] + part
             else:
                 of = stacks[stack]
                 yield of.names[row] if of.names else of.name if of.single else f"{of.name}[{row}]"

@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.codec import CODECS, Codec, Medium
+from fromnoise.codec import CODECS, Codec, Medium, VideoCodec, videofile
 from fromnoise.data.fields import Fields
 from fromnoise.data.image import Images
 from fromnoise.data.sound import Sounds
+from fromnoise.data.video import Videos
 from fromnoise.data.volume import Volumes
 from fromnoise.data.writing import Writings
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 
 IMAGE, TEXT, FIELD = Images(), Writings(), Fields()
-MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), TEXT, FIELD, Volumes())}
+MEDIA: dict[str, Medium[Any, Any]] = {
+    medium.name: medium for medium in (IMAGE, Sounds(), Videos(), TEXT, FIELD, Volumes())
+}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:
@@ -29,10 +32,15 @@ def add_medium(medium: Medium[Any, Any]) -> None:
 
 
 def read_as(path: Path, codec: Codec) -> np.ndarray:
-    """One file as a raw example for `codec`.  Raises FromNoiseError where it cannot be read as that."""
+    """One file as a raw example for `codec`; a picture is a clip of one frame.
+
+    Raises FromNoiseError where it cannot be read as that.
+    """
     medium = MEDIA[str(codec.to_json()["kind"])]
     try:
         data = path.read_bytes()
+        if isinstance(codec, VideoCodec) and IMAGE.sniff(data[:16]) and not videofile.animated(data):
+            return IMAGE.read(data, IMAGE.probe(data), codec.image)[None]
         return medium.read(data, medium.probe(data), codec)
     except OSError as error:
         raise FromNoiseError(f"Cannot read {path} ({reason(error)}): give another file.") from error

@@ -23,37 +23,41 @@ _MOST = 1024 * 1024  # beyond it one batch fills the memory of an ordinary machi
 _SQUARES = (32, 48, 64)
 
 
-def target_size(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) for a set of `sizes` (height, width) -> count, by the rule above.
+def target_size(
+    sizes: Mapping[tuple[int, int], int], size: int | tuple[int, ...] | None = None, largest: int = _LARGEST
+) -> tuple[int, int]:
+    """(height, width) for a set of `sizes` (height, width) -> count, by the rule above, with `largest` in place of 64.
 
-    Raises FromNoiseError for a size below 1 or of more pixels than `_MOST`.
+    Raises FromNoiseError for a size below 1, of more pixels than `_MOST`, or of other than two sides.
     """
-    height, width = _target(sizes, size)
+    height, width = _target(sizes, size, largest)
     if height * width > _MOST:
         raise FromNoiseError(f"Pictures of {height} x {width} are too large to train on: ask for a --size up to 1024.")
     return height, width
 
 
-def _target(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, int] | None) -> tuple[int, int]:
+def _target(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, ...] | None, largest: int) -> tuple[int, int]:
     if size is not None and min(np.atleast_1d(size)) < 1:
         raise FromNoiseError(f"A size of {size} is no image: give a positive number of pixels, such as 64.")
     if isinstance(size, tuple):
+        if len(size) != 2:
+            raise FromNoiseError(f"A size of {'x'.join(map(str, size))} is no picture: give a side or HEIGHTxWIDTH.")
         return size
     if len(sizes) == 1:
-        return _uniform(*next(iter(sizes)), size)
+        return _uniform(*next(iter(sizes)), size, largest)
     if size is not None:
         return size, size
     shorter = np.repeat([min(s) for s in sizes], list(sizes.values()))
-    side = max((s for s in _SQUARES if s <= np.median(shorter)), default=_SQUARES[0])
+    side = max((s for s in _SQUARES if s <= min(np.median(shorter), largest)), default=_SQUARES[0])
     return side, side
 
 
-def _uniform(height: int, width: int, size: int | None) -> tuple[int, int]:
+def _uniform(height: int, width: int, size: int | None, largest: int) -> tuple[int, int]:
     if size is not None:
         scale = size / min(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
-    if height * width <= _LARGEST**2:
+    if height * width <= largest**2:
         return height, width
     longer = max(height, width)
-    shorter = max(4, 4 * round(min(height, width) * _LARGEST / longer / 4))
-    return (_LARGEST, shorter) if height >= width else (shorter, _LARGEST)
+    shorter = max(4, 4 * round(min(height, width) * largest / longer / 4))
+    return (largest, shorter) if height >= width else (shorter, largest)

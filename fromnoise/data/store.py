@@ -42,16 +42,17 @@ _PART = ".part"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ragged:
-    """Rows that differ in the length of their first axis: `values` are all of them, each ending before `ends[i]`."""
+    """Rows that differ in the length of their first axis: row i is values[starts[i]:ends[i]]."""
 
     values: np.ndarray
+    starts: np.ndarray
     ends: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, places: np.ndarray) -> list[np.ndarray]:
-        return [self.values[self.ends[i - 1] if i else 0 : self.ends[i]] for i in places.tolist()]
+        return [self.values[self.starts[i] : self.ends[i]] for i in places.tolist()]
 
     @property
     def nbytes(self) -> int:
@@ -221,7 +222,8 @@ def _open(folder: Path) -> Stored:
     shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"] or "uint8")
     rows = np.memmap(folder / "stored.bin", dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
     if meta.get("lengths") is not None:
-        rows = Ragged(values=rows, ends=np.cumsum(meta["lengths"], dtype=np.int64))
+        ends = np.cumsum([0, *meta["lengths"]], dtype=np.int64)
+        rows = Ragged(values=rows, starts=ends[:-1], ends=ends[1:])
     broken = {int(place): reason for place, reason in meta["broken"].items()}
     return Stored(rows=rows, low=meta["low"], high=meta["high"], broken=broken)
 

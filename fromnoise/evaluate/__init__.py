@@ -3,6 +3,7 @@
 from fromnoise.evaluate.features import Examples, Features, LearnedFeatures, learn_features
 from fromnoise.evaluate.judge import Judgement, judge
 from fromnoise.evaluate.judge_text import TextJudgement
+from fromnoise.evaluate.motion import Measure, motion
 from fromnoise.evaluate.neighbours import batches, beside, nearest
 from fromnoise.evaluate.obey import Asked, Obeyed, obedience
 from fromnoise.evaluate.physics import physics
@@ -13,12 +14,14 @@ __all__ = [
     "Features",
     "Judgement",
     "LearnedFeatures",
+    "Measure",
     "Obeyed",
     "TextJudgement",
     "batches",
     "beside",
     "judge",
     "learn_features",
+    "motion",
     "nearest",
     "obedience",
     "physics",

@@ -26,6 +26,7 @@ from torch import Tensor
 from fromnoise.evaluate.corrupt import REFERENCES
 from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manifold
 from fromnoise.evaluate.features import Examples, Features
+from fromnoise.evaluate.motion import Measure
 from fromnoise.evaluate.neighbours import CopyCheck, batches, copy_check, nearest
 from fromnoise.evaluate.obey import Obeyed
 from fromnoise.evaluate.physics import Quantity
@@ -75,6 +76,7 @@ class Judgement:
     copies: tuple[CopyCheck, ...]
     obedience: tuple[Obeyed, ...] = ()
     physics: tuple[Quantity, ...] = ()
+    motion: tuple[Measure, ...] = ()
     sentences: tuple[str, ...] = ()
 
     def obeyed(self, rows: tuple[Obeyed, ...]) -> Judgement:
@@ -85,7 +87,11 @@ class Judgement:
         """The same with physical statistics."""
         return replace(self, physics=quantities, sentences=self._told(quantities[:MOST_TOLD]))
 
-    def _told(self, rows: Sequence[Obeyed | Quantity]) -> tuple[str, ...]:
+    def moved(self, measures: tuple[Measure, ...]) -> Judgement:
+        """The same with how clips move."""
+        return replace(self, motion=measures, sentences=self._told(measures))
+
+    def _told(self, rows: Sequence[Obeyed | Quantity | Measure]) -> tuple[str, ...]:
         """All sentences with those of `rows`, which stand before the last, which is about numbers."""
         return (*self.sentences[:-1], *(row.sentence for row in rows), *self.sentences[-1:])
 

@@ -18,21 +18,25 @@ from fromnoise.nets.embeddings import rotate
 
 
 class Attention(nn.Module):
-    """(b, n, width) -> (b, n, width); `emb` is the width of the condition's tokens."""
+    """(b, n, width) -> (b, n, width); `emb` is the width of the condition's tokens, of which there are none without it.
 
-    def __init__(self, width: int, heads: int, emb: int) -> None:
+    `causal`: without tokens, a cell attends to those before it and to itself.
+    """
+
+    def __init__(self, width: int, heads: int, emb: int | None, *, causal: bool = False) -> None:
         super().__init__()
+        assert emb is None or not causal
         assert width % (2 * heads) == 0, f"width {width} does not split into {heads} heads of even size"
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         # Three maps, not one of triple width: gradients need no concatenation, and an optimiser sees true matrices.
         self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.context = nn.Linear(emb, 2 * width, bias=False)
+        self.context = None if emb is None else nn.Linear(emb, 2 * width, bias=False)
         self.sharpness = nn.Parameter(torch.ones(heads, width // heads))  # of the queries: only q * k counts
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Float[Tensor, "b n w"], cond: Encoded, rotation: Tensor | None = None) -> Tensor:
         q, k, v, mask = self.project(h, cond, rotation)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask, causal=self.causal).transpose(1, 2).flatten(2))
 
     def project(
         self, h: Float[Tensor, "b n w"], cond: Encoded, rotation: Tensor | None = None
@@ -48,7 +52,7 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         mask = None
-        if cond.tokens is not None and cond.token_mask is not None:
+        if self.context is not None and cond.tokens is not None and cond.token_mask is not None:
             extra_k, extra_v = self.context(cond.tokens).unflatten(-1, (2, self.heads, -1)).unbind(2)
             k, v = torch.cat([_unit(extra_k), k], 1), torch.cat([extra_v, v], 1)
             mask = F.pad(cond.token_mask, (0, h.shape[1]), value=True)[:, None, None]

@@ -36,6 +36,13 @@ class Encoded:
         assert vec is not None
         return Encoded(vec, tokens, mask, maps)
 
+    def repeated(self, times: int) -> Encoded:
+        """Each example `times` times, for parts of it that are looked at by themselves; without its maps."""
+        parts = (self.vec, self.tokens, self.token_mask)
+        vec, tokens, mask = (None if part is None else part.repeat_interleave(times, 0) for part in parts)
+        assert vec is not None
+        return Encoded(vec, tokens, mask, None)
+
 
 class Conditioner(nn.Module):
     """`Cond` -> `Encoded` of width `width`; columns that a batch lacks are absent for all of it."""

@@ -125,6 +125,15 @@ def unpatch(y: Tensor, patch: tuple[int, ...]) -> Tensor:
     return y.permute(0, *order, -1).reshape(len(y), *(n * p for n, p in zip(grid, patch, strict=True)), -1)
 
 
+def patches(x: Float[Tensor, "b c *d"], patch: tuple[int, ...]) -> Tensor:
+    """(b, c, *(grid * patch)) -> (b, *grid, prod(patch) * c), which `unpatch` undoes."""
+    axes = len(patch)
+    for i, p in enumerate(patch):
+        x = x.unflatten(2 + 2 * i, (-1, p))
+    grid, inside = ([2 + 2 * i + j for i in range(axes)] for j in (0, 1))
+    return x.permute(0, *grid, *inside, 1).flatten(1 + axes)
+
+
 def pad(x: Float[Tensor, "b c *d"], multiple: tuple[int, ...]) -> Tensor:
     """Repeats the edges, evenly on both sides, until each axis is divisible."""
     short = [-n % m for n, m in zip(x.shape[2:], multiple, strict=True)]

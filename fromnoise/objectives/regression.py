@@ -21,7 +21,9 @@ from fromnoise.posterior import Mean
 from fromnoise.process import add_noise
 from fromnoise.rng import Rng
 from fromnoise.target import Target, readout
-from fromnoise.types import Data, Time
+from fromnoise.types import Data, Shape, Time
+
+TOGETHER, APART = 0.4, 0.3
 
 
 @runtime_checkable
@@ -62,8 +64,7 @@ class Regression:
     noise_choices  of so many draws the noise nearest to x0 is kept: straighter couplings (KNN-immiscible diffusion, Li
                    et al. 2024).  Only for unconditional models, whose noise may depend on what is generated.
     mid_share      weight of the same loss on the network's mid-depth output.
-    time_axes      spatial axes along which each index gets a noise level of its own (diffusion forcing, Chen et al.
-                   2024).
+    time_axes      spatial axes along which noise levels may differ, as `levels_apart` draws them.
     """
 
     density: Density
@@ -90,15 +91,32 @@ class Regression:
         return post
 
     def times(self, x0: Data, rng: Rng) -> Time:
+        u = rng.stratified().reshape(-1, *(1,) * (x0.ndim - 1))
+        t = self.density.quantile(u)
         if self.time_axes:
-            shape = tuple(n if i - 2 in self.time_axes or i == 0 else 1 for i, n in enumerate(x0.shape))
-            u = rng.uniform(shape, like=torch.empty(0, dtype=torch.float64))
-        else:
-            u = rng.stratified().reshape(-1, *(1,) * (x0.ndim - 1))
-        return self.density.quantile(u).to(device=x0.device, dtype=x0.dtype)
+            t = levels_apart(self.density, t, tuple(x0.shape), self.time_axes, rng)
+        return t.to(device=x0.device, dtype=x0.dtype)
 
     def error(self, x0_hat: Tensor, x0: Tensor, t: Time) -> Tensor:
         return (self.weight(t) * (x0_hat - x0) ** 2).flatten(1).mean(1)
+
+
+def levels_apart(density: Density, t: Time, shape: Shape, axes: tuple[int, ...], rng: Rng) -> Time:
+    """Noise levels along `axes` of data of `shape`, for a model of the whole, of what goes on and of what lies between.
+
+    Of the examples `TOGETHER` keep their one level t; `APART` have one each index, independently (diffusion forcing,
+    Chen et al. 2024); of the others the first indices of the first of the axes are known, t = 0, in half of them the
+    last ones too, and the rest is at t.
+    """
+    size = tuple(n if i - 2 in axes or i == 0 else 1 for i, n in enumerate(shape))
+    n, one = shape[2 + axes[0]], (len(t), *(1,) * (len(shape) - 1))
+    each = density.quantile(rng.uniform(size, like=t))
+    kind, first, both, last = (u.reshape(one) for u in rng.uniform((len(t), 4), like=t).unbind(1))
+    place = torch.arange(n).reshape(-1, *(1,) * (len(shape) - 3 - axes[0]))
+    begun = 1 + (first * (n - 1)).floor()
+    ended = torch.where(both < 0.5, (last * (n - begun)).floor(), 0)  # so that one index is unknown
+    known = torch.where((place < begun) | (place >= n - ended), 0.0, t)
+    return torch.where(kind < TOGETHER, t, torch.where(kind < TOGETHER + APART, each, known))
 
 
 def nearest_noise(x0: Data, rng: Rng, choices: int) -> Tensor:

@@ -34,6 +34,7 @@ def write_report(
     judgement: dict | None,
     sheets: Sequence[tuple[str, Image.Image]],
     sounds: Sequence[tuple[str, str]] = (),
+    moving: bytes | None = None,
     texts: Sequence[str] = (),
     reading: TextJudgement | None = None,
 ) -> Path:
@@ -46,6 +47,7 @@ def write_report(
     judgement   `Judgement.to_json()`, or None where the run has not been judged
     sheets      (caption, picture); the first is shown large at the top
     sounds      (caption, data URI), to be played
+    moving      an animated PNG of samples that move
     texts       samples, to be read
     reading     how good they are, in place of `judgement`
     """
@@ -69,6 +71,7 @@ def write_report(
         hero=pictures[:1],
         sheets=pictures[1:],
         sounds=sounds,
+        moving=None if moving is None else _uri(moving),
         texts=texts,
         reading=reading,
         advice=_advice(metrics, judgement, reading),
@@ -83,9 +86,12 @@ def write_report(
 def _picture(caption: str, image: Image.Image) -> dict:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"caption": caption, "uri": uri, "width": image.width, "height": image.height,
+    return {"caption": caption, "uri": _uri(buffer.getvalue()), "width": image.width, "height": image.height,
             "pixels": image.width < PIXEL_ART}  # fmt: skip
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _charts(metrics: list[dict]) -> list[dict]:

@@ -1,0 +1,384 @@
+"""Video files: what is known of one without its pictures, the frames themselves, and frames written with their recipe.
+
+MP4, MOV, AVI, Matroska and WebM are read by FFmpeg (PyAV); animated WebP and GIF by Pillow.  A file says when each of
+its frames begins, in whole ticks of its own clock, so that 12 frames a second stand at 0, 83, 167 ms.  The rate is read
+from these times: frame j begins at k_j periods P, k_j whole, which leaves P the interval
+
+    ∩_j [(t_j - 1)/k_j, (t_j + 1)/k_j]    in ticks,
+
+and of the rates in it the one the file names, or else the simplest fraction, is meant.  An animated picture holds a
+frame that stays for several periods once; where the interval is empty the rate varies.
+
+Written are MP4 (H.264), WebM (VP9) and animated WebP (without loss), with the recipe as JSON in the comment, in WebP in
+EXIF's ImageDescription.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from fromnoise.errors import FromNoiseError, Unreadable, reason
+from fromnoise.types import Shape
+
+Container = Literal["mp4", "webm", "webp"]
+INSTALL = "pip install 'fromnoise[video]'"
+MAX_PIXELS = 8192 * 8192  # of a frame
+_DESCRIPTION = 0x010E  # EXIF's ImageDescription
+_BLINK, _SLOW = 10, 100  # ms: delays of up to the one are shown as the other, as browsers do
+_STEADY = 1.01  # ticks that a frame of a constant rate may be off its time
+_LATE = 0.4  # of the shorter of two periods
+_FINEST = 1001  # the largest denominator of a rate
+_WRITTEN = {"mp4": ("libx264", {"crf": "12"}), "webm": ("libvpx-vp9", {"crf": "12", "b": "0", "row-mt": "1"})}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoHeader:
+    """What is known of a clip without its frames, upright.
+
+    `rate` is frames a second, a fraction such as "25" or "30000/1001"; `frames` counts them at that rate.  `animated`
+    says that it is an animated picture, `variable` that frames do not come at constant times.
+    """
+
+    frames: int
+    height: int
+    width: int
+    rate: str
+    channels: int
+    alpha: bool
+    animated: bool = False
+    variable: bool = False
+
+    @property
+    def size(self) -> Shape:
+        return self.frames, self.height, self.width
+
+    @property
+    def seconds(self) -> float:
+        return float(self.frames / Fraction(self.rate))
+
+    @property
+    def mode(self) -> str:
+        """RGB at 25 frames a second"""
+        colours = {1: "grey", 3: "RGB", 4: "RGBA"}[self.channels]
+        return f"{colours} at {'about ' * self.variable}{float(Fraction(self.rate)):.4g} frames a second"
+
+    @property
+    def dtype(self) -> str:
+        return "uint8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When frames begin, in seconds, the end of the last as one more, and the rate that this makes."""
+
+    times: np.ndarray
+    rate: Fraction
+    variable: bool
+
+    @property
+    def frames(self) -> int:
+        return max(1, round(self.times[-1] * self.rate))
+
+
+def sniff(head: bytes) -> bool:
+    """Whether the first 16 bytes are those of a video.  Pictures may be animated: `animated` tells."""
+    return head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3" or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+
+
+def animated(data: bytes) -> bool:
+    """Whether a WebP or GIF has several frames."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def probe(data: bytes) -> VideoHeader:
+    """The header of a file held in memory.  Raises Unreadable with the reason."""
+    if not data:
+        raise Unreadable("is empty: copy or export it again")
+    header = _probe_animation(data) if _is_picture(data) else _probe_video(data)
+    if header.height * header.width > MAX_PIXELS:
+        raise Unreadable(f"has frames of {header.width} x {header.height}, too large to decode safely: shrink them")
+    return header
+
+
+def decode(data: bytes, rate: Fraction, at_least: tuple[int, int]) -> np.ndarray:
+    """The frames of a probed file that are seen at times k/rate, (n, h, w, c) uint8, upright; n frames fill its length.
+
+    Frames may come smaller, but no smaller than twice `at_least` covers.  Raises Unreadable for what cannot be decoded.
+    """
+    try:
+        times, frames = _animation(data) if _is_picture(data) else _video(data, at_least)
+        wanted, kept = list(seen(times, rate)), []
+        for k, frame in enumerate(frames):
+            kept += [frame()] * wanted.count(k)
+    except Unreadable:
+        raise
+    except Exception as error:  # the decoders raise whatever a broken stream leads them to
+        raise Unreadable(f"cannot be decoded ({reason(error)}): export it again") from error
+    if 2 * len(kept) < len(wanted):
+        raise Unreadable(f"only {len(kept):,} of {len(wanted):,} frames can be decoded: export it again")
+    return np.stack(kept)
+
+
+def seen(times: np.ndarray, rate: Fraction) -> np.ndarray:
+    """(n,) the places of the frames seen at k/rate, k = 0 … n-1, when frames begin at times[:-1], from 0 on."""
+    count = max(1, round(float(times[-1] * rate)))
+    # Somewhat late, so that times that were rounded do not show the frame before.
+    moments = np.arange(count) / float(rate) + _LATE * min(1 / float(rate), np.diff(times).min())
+    return np.searchsorted(times[:-1], moments, side="right").clip(1) - 1
+
+
+def timing(ticks: Sequence[int], tick: Fraction, named: Fraction | None = None) -> Timing:
+    """The rate of frames that begin at `ticks`, the end of the last among them, as the module's docstring says."""
+    at = np.asarray(ticks, dtype=np.float64) - ticks[0]
+    apart = np.diff(at)
+    period = float(np.median(apart))
+    if period <= 0:
+        raise Unreadable("has no times at which its frames are shown: export it again")
+    # The shortest stay of frames that stay for one period; those that stay longer are whole numbers of it.
+    period = float(np.median(apart[apart < 1.5 * max(apart.min(), 1.0)]))
+    place = np.cumsum(np.rint(apart / period).clip(1))
+    low, high = ((at[1:] - _STEADY) / place).max(), ((at[1:] + _STEADY) / place).min()
+    variable = bool(low > high)
+    if variable:
+        rate = 1 / (Fraction(period).limit_denominator(_FINEST) * tick)
+    elif (apart % apart.min() == 0).all():
+        rate = 1 / (int(apart.min()) * tick)
+    else:
+        rate = _simplest(1 / (Fraction(high) * tick), 1 / (Fraction(max(low, period / 2)) * tick), named)
+    return Timing(times=at * float(tick), rate=rate, variable=variable)
+
+
+def _simplest(low: Fraction, high: Fraction, named: Fraction | None) -> Fraction:
+    """`named` if it lies between the two, else the fraction of least denominator that does."""
+    if named is not None and low <= named <= high:
+        return named
+    middle = (low + high) / 2
+    fractions = (middle.limit_denominator(d) for d in range(1, _FINEST))
+    return next((f for f in fractions if low <= f <= high), middle.limit_denominator(_FINEST))
+
+
+def _is_picture(data: bytes) -> bool:
+    return data[:4] == b"GIF8" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+# ---- animated pictures ----------------------------------------------------------------------------------------------
+
+
+def _probe_animation(data: bytes) -> VideoHeader:
+    if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data) + 1:
+        raise Unreadable("the file is cut short: copy or export it again")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if getattr(image, "n_frames", 1) < 2:
+                raise Unreadable("is a still picture among clips: train on pictures by themselves")
+            width, height = image.size
+            # In GIF a colour that is called transparent may only mean what has not changed.
+            alpha = image.mode == "RGBA" if image.format == "WEBP" else _opacity(image) < 255
+        time = timing(_delays(data), Fraction(1, 1000))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise Unreadable(f"not a readable animation ({reason(error)}): export it again") from error
+    channels = 4 if alpha else 3
+    return VideoHeader(
+        frames=time.frames,
+        height=height,
+        width=width,
+        rate=str(time.rate),
+        channels=channels,
+        alpha=alpha,
+        animated=True,
+        variable=time.variable,
+    )
+
+
+def _opacity(image: Image.Image) -> int:
+    """The least opacity of a picture."""
+    return int(np.asarray(image.convert("RGBA"))[..., 3].min())
+
+
+def _delays(data: bytes) -> list[int]:
+    """When frames begin, in ms, and the end of the last."""
+    if data[:4] == b"RIFF":
+        # Pillow learns the times of WebP only by decoding everything; the chunks ANMF say them (RFC 9649, 2.7.1.1).
+        stays, at = [], 12
+        while at + 8 <= len(data):
+            if data[at : at + 4] == b"ANMF":
+                stays.append(int.from_bytes(data[at + 20 : at + 23], "little"))
+            size = int.from_bytes(data[at + 4 : at + 8], "little")
+            at += 8 + size + size % 2
+    else:
+        with Image.open(io.BytesIO(data)) as image:
+            stays = [int(frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(image)]
+    return [0, *np.cumsum([stay if stay > _BLINK else _SLOW for stay in stays]).tolist()]
+
+
+def _animation(data: bytes) -> tuple[np.ndarray, Iterator]:
+    def frames() -> Iterator:
+        with Image.open(io.BytesIO(data)) as image:
+            for frame in ImageSequence.Iterator(image):
+                yield lambda frame=frame: np.asarray(frame.convert("RGBA"))
+
+    return timing(_delays(data), Fraction(1, 1000)).times, frames()
+
+
+# ---- videos ---------------------------------------------------------------------------------------------------------
+
+
+def _av() -> ModuleType:
+    try:
+        import av
+        import av.logging
+    except ImportError as error:
+        raise Unreadable(f"is a video, which PyAV reads: {INSTALL}") from error
+    av.logging.set_level(av.logging.PANIC)  # what it would print comes back as Unreadable
+    return av
+
+
+def _probe_video(data: bytes) -> VideoHeader:
+    av = _av()
+    try:
+        time, promised = _times(data)
+        with av.open(io.BytesIO(data)) as file:
+            first = next(file.decode(video=0), None)
+    except av.FFmpegError as error:
+        raise Unreadable(f"not a readable video ({reason(error)}): export it again as MP4") from error
+    if first is None:
+        raise Unreadable("holds no frame that can be decoded: export it again as MP4")
+    if promised > 1.02 * (len(time.times) - 1) + 1:
+        raise Unreadable(
+            f"the file is cut short: it holds {len(time.times) - 1:,} of {promised:,} frames: copy or export it again"
+        )
+    upright = _upright(first)
+    return VideoHeader(
+        frames=time.frames,
+        height=upright.shape[0],
+        width=upright.shape[1],
+        rate=str(time.rate),
+        channels=upright.shape[2],
+        alpha=upright.shape[2] == 4,
+        variable=time.variable,
+    )
+
+
+def _times(data: bytes) -> tuple[Timing, int]:
+    """When frames are shown, and how many there should be by the file's own word.  Nothing is decoded."""
+    with _av().open(io.BytesIO(data)) as file:
+        if not file.streams.video:
+            raise Unreadable("holds no pictures, only sound: leave it out")
+        stream = file.streams.video[0]
+        packets = [p for p in file.demux(stream) if p.size]
+        ticks = sorted(p.dts if p.pts is None else p.pts for p in packets if p.pts is not None or p.dts is not None)
+        if len(ticks) < 2:
+            count = "no frame" if not ticks else "one frame"
+            raise Unreadable(f"holds {count}, and a clip has two or more: leave it out, or train on pictures")
+        tick = stream.time_base
+        assert tick is not None
+        last = max(packets, key=lambda p: p.pts or 0).duration or round(float(np.median(np.diff(ticks))))
+        promised = stream.frames
+        if not promised and file.duration and stream.average_rate:
+            promised = math.floor(file.duration / 1e6 * stream.average_rate * 0.9)
+        return timing([*ticks, ticks[-1] + last], tick, stream.average_rate), promised
+
+
+def _video(data: bytes, at_least: tuple[int, int]) -> tuple[np.ndarray, Iterator]:
+    def frames() -> Iterator:
+        with _av().open(io.BytesIO(data)) as file:
+            for frame in file.decode(video=0):
+                yield lambda frame=frame: _upright(frame, at_least)
+
+    return _times(data)[0].times, frames()
+
+
+def _upright(frame, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """A frame of PyAV as (h, w, c), turned as it says; smaller, but no smaller than twice what covers `at_least`."""
+    format, turns = frame.format, round(frame.rotation / 90) % 4
+    alpha = any(part.is_alpha for part in format.components)
+    kind = "rgba" if alpha else "gray" if len(format.components) == 1 and not format.has_palette else "rgb24"
+    height, width = frame.height, frame.width
+    if at_least is not None:
+        target = at_least if turns % 2 == 0 else at_least[::-1]
+        scale = min(1.0, 2 * max(target[0] / height, target[1] / width))
+        height, width = math.ceil(height * scale), math.ceil(width * scale)
+    pixels = frame.to_ndarray(format=kind, width=width, height=height, interpolation="AREA")
+    return np.ascontiguousarray(np.rot90(pixels if pixels.ndim == 3 else pixels[..., None], turns))
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def save(path: Path, frames: np.ndarray, rate: Fraction, *, container: Container, recipe: Mapping[str, object]) -> Path:
+    """Writes (n, h, w, c) uint8 of 1, 3 or 4 channels to `path` with `.mp4`, `.webm` or `.webp` appended.
+
+    Only WebP keeps opacity.  Returns the file.
+    """
+    file = path.with_name(f"{path.name}.{container}")
+    text = json.dumps(dict(recipe), ensure_ascii=True)
+    colours = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
+    if container == "webp":
+        exif = Image.Exif()
+        exif[_DESCRIPTION] = text
+        images = [Image.fromarray(np.ascontiguousarray(one)) for one in colours]
+        save_animation(file, images, rate, "WEBP", lossless=True, exact=True, exif=exif)
+        return file
+    _write_video(file, colours[..., :3], rate, container, text)
+    return file
+
+
+def save_animation(
+    file: Path | io.BytesIO, images: Sequence[Image.Image], rate: Fraction, format: str, **settings: object
+) -> None:
+    """Writes pictures as one that moves; the times of a rate are rounded to whole ms without adding up."""
+    begins = [round(k * 1000 / rate) for k in range(len(images) + 1)]
+    stays = np.diff(begins).tolist()
+    images[0].save(file, format, save_all=True, append_images=images[1:], duration=stays, loop=0, **settings)
+
+
+def _write_video(file: Path, frames: np.ndarray, rate: Fraction, container: Container, text: str) -> None:
+    try:
+        av = _av()
+    except Unreadable as error:
+        raise FromNoiseError(f"Writing .{container} needs PyAV: {INSTALL}, or write --out samples.npz.") from error
+    codec, settings = _WRITTEN[container]
+    _, height, width, _ = frames.shape
+    with av.open(str(file), "w") as out:
+        out.metadata["comment"] = text
+        stream = out.add_stream(codec, rate=rate, options=settings)
+        stream.width, stream.height = width, height
+        # Colours at half the resolution are what every player knows, but they need even sides.
+        stream.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
+        stream.time_base = 1 / rate
+        for k, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = k, 1 / rate
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def read_recipe(path: Path) -> dict[str, object]:
+    """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
+    try:
+        if path.suffix == ".webp":
+            with Image.open(path) as image:
+                recipe = json.loads(image.getexif().get(_DESCRIPTION, ""))
+        else:
+            with _av().open(str(path)) as file:
+                said = {name.lower(): value for name, value in file.metadata.items()}
+            recipe = json.loads(said.get("comment", ""))
+    except (OSError, ValueError, Unreadable) as error:
+        raise FromNoiseError(f"{path} holds no recipe: only files that fromnoise wrote itself do.") from error
+    assert isinstance(recipe, dict)
+    return recipe
