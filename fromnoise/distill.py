@@ -16,6 +16,7 @@ from functools import partial
 from fromnoise.build import build_distillation, build_guidance
 from fromnoise.config import Config, SampleConfig, override, to_json
 from fromnoise.data import Dataset
+from fromnoise.denoise import NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
@@ -114,7 +115,7 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
     teacher = load_release(folder.model, partial(autocast, runtime)).to(runtime.device)
     matched = config.flow.match_from < 1
     companion = copy.deepcopy(teacher.denoiser).train().requires_grad_(True) if matched else None
-    if companion is not None:
+    if isinstance(companion, NetDenoiser):
         companion.flow_map = True  # it is told which samples it sees as a student is told where to jump
     guided = build_guidance(teacher.config.sample, teacher.denoiser, teacher.weak)
     objective = build_distillation(config, guided, companion, teacher.denoiser.start)

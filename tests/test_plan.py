@@ -93,7 +93,7 @@ def test_a_session_of_a_known_pace_keeps_its_budget_and_takes_the_steps_foreseen
     """What takes time moves a clock of our own by what the pace says; all else is the real session."""
     chosen, prepared = digits
     now = SimpleNamespace(seconds=pace.start)
-    pictures = SimpleNamespace(sheet=lambda: Image.new("RGB", (8, 8)))
+    pictures = SimpleNamespace(save_sheet=lambda path: Image.new("RGB", (8, 8)).save(path))
     write = checkpoint.save
 
     def step(trainer, progress):
