@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.codec import Physical, VideoCodec
+from fromnoise.cond import Cond
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
 from fromnoise.errors import FromNoiseError
@@ -90,7 +91,7 @@ def appraise(
     say(f"drawing {count} samples{f' and judging them beside {len(held)} held-out examples' if enough else ''}.")
     # Asked for what held-out examples are: a caption of the training set would ask for that one example again.
     rows = np.resize(np.random.default_rng(seed).permutation(held.indices), count)
-    samples = generate(release, count, configure(release), seed=seed, given=dataset.cond(rows))
+    samples = generate(release, count, configure(release), seed=seed, given=askable(dataset.cond(rows)))
     judgement = None
     if enough:
         labels, seen = class_labels(dataset, train.indices), in_memory(train)
@@ -131,6 +132,13 @@ def keep_judgement(
     text = json.dumps({"seed": seed, "samples": samples, "model": release.digest, **judgement.to_json()}, indent=2)
     replace_text(folder.evaluation, text + "\n")
     return json.loads(text)
+
+
+def askable(cond: Cond) -> Cond:
+    """The conditions without groups, if there are others: who asks for those knows no group of what will come."""
+    if groups.NAME not in cond.present or len(cond.present) == 1:
+        return cond
+    return Cond(cond.values, {**cond.present, groups.NAME: torch.zeros(len(cond), dtype=torch.bool)}, len(cond))
 
 
 def described(dataset: Dataset) -> Dataset:

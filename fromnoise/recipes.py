@@ -180,12 +180,11 @@ def sound(config: Config, facts: Facts, width: int) -> Config:
 def field(config: Config, facts: Facts, width: int) -> Config:
     """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`.
 
-    Noise goes out by a mask where a patch has more values than the network has features.  Guidance makes samples
-    stronger than the data, a spectrum twice as high, so there is none.
+    Guidance makes samples stronger than the data, a spectrum twice as high, so there is none.
     """
     channels, *space = facts.shape
     patch = next(p for p in (1, 2, 4, 8, 16) if math.prod(math.ceil(n / p) for n in space) <= FIELD_CELLS or p == 16)
-    masks = channels * patch ** len(space) > width
+    masks = crowded(channels * patch ** len(space), width)
     net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), masks=masks, emb=256)
     return replace(config, net=net, sample=replace(config.sample, guidance=1.0))
 
@@ -251,8 +250,15 @@ def image_net(shape: Shape, width: int, cells: int = 24) -> UNetConfig:
         blocks=1,
         patch=patch,
         attention=(False,) * (len(widths) - 1) + (True,),
+        masks=crowded(shape[0] * patch**2, width),
         emb=256,
     )
+
+
+def crowded(values: int, width: int) -> bool:
+    """Whether a patch has so many values that its noise does not pass `width` features beside what is to be said of it:
+    then it goes out by a mask (`UNet.masks`)."""
+    return 2 * values > width
 
 
 def training_flops(config: Config, facts: Facts) -> float:

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fromnoise.appraise import askable
+from fromnoise.cond import Cond
 from fromnoise.evaluate import batches, beside, judge, learn_features, nearest
 from fromnoise.evaluate import corrupt as harm
 from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manifold
@@ -212,3 +214,11 @@ def test_a_judgement_places_samples_on_the_ruler(features, law):
     assert told["count"] == 80 and {r["role"] for r in told["rows"]} == {"samples", "floor", "copies", "corruption"}
     with pytest.raises(FromNoiseError, match="at least 20"):
         judge(train[:5], train, held, features)
+
+
+def test_a_caption_is_asked_for_without_the_group_of_the_example_that_it_is_from():
+    here = torch.ones(3, dtype=torch.bool)
+    alone = Cond({"group": torch.arange(3)}, {"group": here}, 3)
+    assert askable(alone) is alone, "of groups alone each sample needs one"
+    both = askable(Cond({"group": torch.arange(3), "kind": torch.arange(3)}, {"group": here, "kind": here}, 3))
+    assert not both.present["group"].any() and both.present["kind"].all()

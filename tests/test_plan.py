@@ -25,7 +25,7 @@ from fromnoise.folder import RunFolder
 from fromnoise.forecast import Pace, foresee, likely
 from fromnoise.gridsearch import BATCH, NODES, WALKS
 from fromnoise.prepare import Choice, Prepared, choose, make_session, open_as
-from fromnoise.recipes import Facts, Reach, watched
+from fromnoise.recipes import Facts, Reach, image_net, watched
 from fromnoise.runtime import detect
 from fromnoise.session import EMA_CHOICES, PREVIEW_STEPS
 from fromnoise.trainer import HELD_LEVELS, Stepped, Trainer
@@ -256,3 +256,8 @@ def test_the_command_prints_a_plan_or_one_sentence(tmp_path, monkeypatch, capsys
         code, out, err = call(*words)
         assert code == 2 and "Traceback" not in err and remedy in err.strip().splitlines()[-1]
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("shape, masks", [((1, 28, 28), False), ((4, 32, 32), False), ((3, 64, 64), True)])
+def test_noise_goes_out_by_a_mask_where_patches_are_crowded(shape, masks):
+    assert image_net(shape, 64).masks == masks
