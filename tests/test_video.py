@@ -329,7 +329,7 @@ def test_motion_is_measured_in_shares_of_the_range():
     found = measured(x)
     assert found["change"] == pytest.approx(0.25 / 4) and found["stillness"] == pytest.approx(0.75)
     assert found["brightness"] == pytest.approx(0.5 + 0.25 / 3)
-    assert "as held-out data do" in motion(x, x)[0].sentence
+    assert "much as in held-out data" in motion(x, x)[0].sentence
     assert "0.5 times held-out" in motion(x / 2, x)[0].sentence
 
 

@@ -87,7 +87,7 @@ def scan(
     hashed = partial(_hashed, known.arrays, of_rows, reading, progress)
     parts: list[Items] = []
     if kinds.arrays:
-        alone, images = tree.entries.names == [path.name], len(kinds.examples) >= len(kinds.arrays)
+        alone, images = len(kinds.arrays) == 1 and not kinds.examples, len(kinds.examples) >= len(kinds.arrays)
         arrays = Arrays(tree, kinds.arrays, reading, alone=alone, images=images)
         if medium is not arrays.medium:
             kinds, others = files.apart(tree, kinds, arrays.medium)

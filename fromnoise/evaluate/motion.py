@@ -30,7 +30,7 @@ class Measure:
     @property
     def sentence(self) -> str:
         ratio = self.samples / self.held if self.held else float("inf")
-        how = "as held-out data do" if abs(ratio - 1) <= _NEAR else f"{ratio:.2g} times held-out data"
+        how = "much as in held-out data" if abs(ratio - 1) <= _NEAR else f"{ratio:.2g} times held-out data"
         return f"{self.name}: {self.says} {self.samples:.1%} of {self.of}, {how} ({self.held:.1%})."
 
 
