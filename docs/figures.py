@@ -26,6 +26,7 @@ from fromnoise.build import build_grid
 from fromnoise.codec import Codec
 from fromnoise.cond import Column
 from fromnoise.data import open_dataset
+from fromnoise.generate import configure
 from fromnoise.process import add_noise
 from fromnoise.release import Release
 from fromnoise.rng import Rng
@@ -62,7 +63,7 @@ def noising(codec: Codec, x0: Tensor, times: Sequence[float], seed: int = 0) -> 
 
 def way(run: fn.Run, n: int = 3, steps: int = 9) -> Image.Image:
     """`Run.strip` with its times."""
-    times = build_grid(run.config.sample, run.denoiser.start)(steps)[:-1]
+    times = build_grid(configure(run.release, steps=steps, sampler="ddim"), run.denoiser.start)(steps)[:-1]
     return labelled(run.strip(n, steps=steps), [f"t = {t:.2f}" for t in times], ["x_t", "x0_hat"] * n)
 
 
