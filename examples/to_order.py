@@ -58,7 +58,7 @@ EXAMPLES = {
         settings={"size": 64},
         wishes=prompts("red heart", "grinning face", "flag: Italy", "cat face", "clock face", "green book", "woman"),
     ),
-    "drums": Example(wishes=where(word=("bd", "sn", "hat", "bass", "tabla", "loop"))),
+    "drums": Example(wishes=where(word=("bd", "sn", "bass", "drum", "tabla", "loop"))),
     "notes": Example(
         settings={"columns": ["instrument", "pitch:number"]},
         wishes=where(instrument=("piano", "flute", "violin", "marimba"), pitch=(60, 69, 72, 64)),
@@ -84,18 +84,19 @@ def main(name: str, budget: str, out: Path, data: Path, each: int = 8) -> fn.Run
         with Display() as display:
             run = fn.train(source, out=out, budget=budget, resume=True, watch=display, **example.settings)
             run.evaluate(watch=display)
-    pictures, labels, read = [], [], False
+    pictures, labels = [], []
     (out / "asked").mkdir(exist_ok=True)
     for wish, asked in example.wishes.items():
         samples = run.generate(each, **asked)
         folder = out / "asked" / "".join(c if c.isalnum() else "-" for c in wish)
         if not folder.exists():
             samples.save(folder)
-        if read := bool(samples.lines()):
-            print(f"{wish}:", *samples.lines(), sep="\n  ")
-        pictures.append(samples.pictures())
-        labels += [wish] * each
-    if not read:
+        if lines := samples.lines():
+            print(f"{wish}:", *lines, sep="\n  ")
+        else:
+            pictures.append(samples.pictures())
+            labels += [wish] * each
+    if pictures:
         save_sheet(sheet(np.concatenate(pictures), columns=each, labels=labels), out / "asked.png")
         print(f"Look at {out / 'asked.png'} and {out / 'report.html'}.")
     return run

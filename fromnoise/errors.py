@@ -1,4 +1,9 @@
-"""What can go wrong in ways a user can mend.  Free of imports, so that the command line starts at once."""
+"""What can go wrong in ways a user can mend.  Imports next to nothing, so that the command line starts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class FromNoiseError(ValueError):
@@ -20,3 +25,13 @@ class Unreadable(Exception):
 def reason(error: Exception) -> str:
     """Why, on one line: the system's own words where it was the system."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]
+
+
+@contextmanager
+def extra(what: str, name: str) -> Iterator[None]:
+    """Around the import of a package that not everybody has: where it is missing, `what` it is for and how to get it,
+    by the extra `name` of fromnoise, as a FromNoiseError."""
+    try:
+        yield
+    except ImportError as error:
+        raise FromNoiseError(f'{what}: pip install "fromnoise[{name}]".') from error

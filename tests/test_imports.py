@@ -37,7 +37,6 @@ LINES = (
 )
 ORDER = [name for line in LINES for name in line.split()]
 
-MEDIA = ("video",)  # extras of the package
 DISTRIBUTIONS = {"PIL": "pillow"}  # where the name of a module is not that of its package
 
 
@@ -93,9 +92,6 @@ def test_the_package_asks_for_exactly_what_it_imports():
     declared = {re.split(r"[<>=!~ \[;]", line)[0].lower() for line in asked}
     tops = {name.split(".")[0] for path in FILES.values() for name in imports(path)}
     foreign = tops - set(sys.stdlib_module_names) - {"fromnoise"}
-    # What is only needed for some media is an extra of its own, and is imported where it is used.
-    extras = project["optional-dependencies"]
-    declared |= {re.split(r"[<>=!~ \[;]", line)[0].lower() for name in MEDIA for line in extras[name]}
     assert {DISTRIBUTIONS.get(name, name).lower() for name in foreign} == declared
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from fromnoise.errors import FromNoiseError
+from fromnoise.codec.recipe import read_by, written
+from fromnoise.errors import extra
 
 Container = Literal["npy", "h5", "zarr"]
 DATA = "data"  # the name of the array in HDF5
@@ -21,19 +21,15 @@ UNITS = "units"
 
 def hdf5() -> ModuleType:
     """h5py.  Raises FromNoiseError where it is not installed."""
-    try:
+    with extra("HDF5 needs h5py", "fields"):
         import h5py
-    except ImportError as error:
-        raise FromNoiseError('HDF5 needs h5py: pip install "fromnoise[fields]".') from error
     return h5py
 
 
 def zarrs() -> ModuleType:
     """zarr.  Raises FromNoiseError where it is not installed."""
-    try:
+    with extra("Zarr needs zarr", "fields"):
         import zarr
-    except ImportError as error:
-        raise FromNoiseError('Zarr needs zarr: pip install "fromnoise[fields]".') from error
     return zarr
 
 
@@ -47,7 +43,7 @@ def save(
     fill: float | None = None,
 ) -> Path:
     """Writes an array to `path` with `.npy`, `.h5` or `.zarr` appended to its name, and returns that."""
-    file, text = path.with_name(f"{path.name}.{container}"), json.dumps(dict(recipe), ensure_ascii=True)
+    file, text = path.with_name(f"{path.name}.{container}"), written(recipe)
     known = {UNITS: units} if units else {}
     if fill is not None:
         known[FILL] = np.asarray(fill).astype(sample.dtype).item()
@@ -66,16 +62,13 @@ def save(
 
 def read_recipe(file: Path) -> dict[str, object]:
     """The recipe of a file that `save` wrote.  Raises FromNoiseError where there is none."""
-    try:
-        if file.suffix == ".npy":
-            text = file.with_suffix(".json").read_text()
-        elif file.suffix == ".h5":
-            with hdf5().File(file) as inside:
-                text = inside[DATA].attrs[RECIPE]
-        else:
-            text = str(zarrs().open_array(file, mode="r").attrs[RECIPE])
-        recipe = json.loads(text)
-    except (OSError, KeyError, ValueError) as error:
-        raise FromNoiseError(f"{file} holds no recipe: only files that fromnoise wrote itself do.") from error
-    assert isinstance(recipe, dict)
-    return recipe
+    return read_by(file, _words, KeyError)
+
+
+def _words(file: Path) -> str:
+    if file.suffix == ".npy":
+        return file.with_suffix(".json").read_text()
+    if file.suffix == ".h5":
+        with hdf5().File(file) as inside:
+            return inside[DATA].attrs[RECIPE]
+    return str(zarrs().open_array(file, mode="r").attrs[RECIPE])

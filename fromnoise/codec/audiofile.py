@@ -7,7 +7,6 @@ JSON in the comment (WAV's ICMT chunk, FLAC's field COMMENT).
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +16,8 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from fromnoise.errors import FromNoiseError, Unreadable, reason
+from fromnoise.codec.recipe import read_by, written
+from fromnoise.errors import Unreadable, reason
 from fromnoise.types import Shape
 
 SHORTEST = 0.01  # seconds of a clip that can be learned from
@@ -129,20 +129,19 @@ def save(
     with soundfile.SoundFile(
         file, "w", samplerate=rate, channels=samples.shape[1], format=container.upper(), subtype=subtype
     ) as out:
-        out.comment = json.dumps(dict(recipe), ensure_ascii=True)
+        out.comment = written(recipe)
         out.write(inside)
     return file
 
 
 def read_recipe(path: Path) -> dict[str, object]:
     """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            recipe = json.loads(file.comment)
-    except (soundfile.LibsndfileError, RuntimeError, OSError, ValueError) as error:
-        raise FromNoiseError(f"{path} holds no recipe: only files that fromnoise wrote itself do.") from error
-    assert isinstance(recipe, dict)
-    return recipe
+    return read_by(path, _words, soundfile.LibsndfileError, RuntimeError)
+
+
+def _words(path: Path) -> str:
+    with soundfile.SoundFile(path) as file:
+        return file.comment
 
 
 def _why(error: Exception) -> str:

@@ -6,7 +6,6 @@ four channels, floats, other integers).  The recipe is JSON in PNG's text chunk 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image, PngImagePlugin
 
-from fromnoise.errors import FromNoiseError
+from fromnoise.codec.recipe import read_by, written
 
 _KEY = "fromnoise"
 SHEET_KEY = "fromnoise-sheet"  # the PNG text chunk of a picture made of pictures, which is no example
@@ -23,7 +22,7 @@ SHEET_KEY = "fromnoise-sheet"  # the PNG text chunk of a picture made of picture
 def save(path: Path, sample: np.ndarray, *, alpha: bool, recipe: Mapping[str, object]) -> Path:
     """Writes (h, w, c) to `path` with `.png` or `.tif` appended to its name, and returns that file."""
     channels = sample.shape[2]
-    text = json.dumps(dict(recipe), ensure_ascii=True)
+    text = written(recipe)
     pixels = sample[..., 0] if channels == 1 else sample
     plain = channels == 1 or (channels == 2 and alpha) or channels == 3 or (channels == 4 and alpha)
     if (sample.dtype == np.uint8 and plain) or (channels == 1 and sample.dtype in (np.uint16, np.bool_)):
@@ -53,15 +52,12 @@ def _extra(channels: int, alpha: bool) -> list[str] | None:
 
 def read_recipe(path: Path) -> dict[str, object]:
     """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
-    try:
-        if path.suffix == ".tif":
-            with tifffile.TiffFile(path) as file:
-                text = file.pages.first.description
-        else:
-            with Image.open(path) as image:
-                text = image.text.get(_KEY, "")  # type: ignore[attr-defined]
-        recipe = json.loads(text)
-    except (OSError, ValueError, AttributeError) as error:
-        raise FromNoiseError(f"{path} holds no recipe: only files that fromnoise wrote itself do.") from error
-    assert isinstance(recipe, dict)
-    return recipe
+    return read_by(path, _words, AttributeError)
+
+
+def _words(path: Path) -> str:
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as file:
+            return file.pages.first.description
+    with Image.open(path) as image:
+        return image.text.get(_KEY, "")  # type: ignore[attr-defined]

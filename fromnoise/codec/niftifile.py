@@ -6,24 +6,22 @@ Integers of the data that stand for value = slope·integer + intercept are writt
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from fromnoise.errors import FromNoiseError
+from fromnoise.codec.recipe import read_by, written
+from fromnoise.errors import extra
 
 _COMMENT = 6  # the code of a plain text among NIfTI's header extensions
 
 
 def nibabels() -> ModuleType:
     """nibabel.  Raises FromNoiseError where it is not installed."""
-    try:
+    with extra("NIfTI and DICOM need nibabel", "medical"):
         import nibabel
-    except ImportError as error:
-        raise FromNoiseError('NIfTI and DICOM need nibabel: pip install "fromnoise[medical]".') from error
     return nibabel
 
 
@@ -54,7 +52,7 @@ def save(
     image = image.as_reoriented(turn)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
-    text = json.dumps(dict(recipe), ensure_ascii=True).encode()
+    text = written(recipe).encode()
     image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, text))
     file = path.with_name(path.name + ".nii.gz")
     file.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
@@ -64,10 +62,9 @@ def save(
 def read_recipe(file: Path) -> dict[str, object]:
     """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
     nib = nibabels()
-    try:
+
+    def words(file: Path) -> bytes:
         found = nib.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes())).header.extensions
-        recipe = json.loads(next(one.get_content() for one in found if one.get_code() == _COMMENT))
-    except (OSError, EOFError, ValueError, StopIteration, nib.filebasedimages.ImageFileError) as error:
-        raise FromNoiseError(f"{file} holds no recipe: only files that fromnoise wrote itself do.") from error
-    assert isinstance(recipe, dict)
-    return recipe
+        return next(one.get_content() for one in found if one.get_code() == _COMMENT)
+
+    return read_by(file, words, EOFError, StopIteration, nib.filebasedimages.ImageFileError)

@@ -16,7 +16,6 @@ EXIF's ImageDescription.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageSequence
 
+from fromnoise.codec.recipe import read_by, written
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 from fromnoise.types import Shape
 
@@ -326,7 +326,7 @@ def save(path: Path, frames: np.ndarray, rate: Fraction, *, container: Container
     Only WebP keeps opacity.  Returns the file.
     """
     file = path.with_name(f"{path.name}.{container}")
-    text = json.dumps(dict(recipe), ensure_ascii=True)
+    text = written(recipe)
     colours = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
     if container == "webp":
         exif = Image.Exif()
@@ -370,15 +370,12 @@ def _write_video(file: Path, frames: np.ndarray, rate: Fraction, container: Cont
 
 def read_recipe(path: Path) -> dict[str, object]:
     """The recipe inside a file that `save` wrote.  Raises FromNoiseError where there is none."""
-    try:
-        if path.suffix == ".webp":
-            with Image.open(path) as image:
-                recipe = json.loads(image.getexif().get(_DESCRIPTION, ""))
-        else:
-            with _av().open(str(path)) as file:
-                said = {name.lower(): value for name, value in file.metadata.items()}
-            recipe = json.loads(said.get("comment", ""))
-    except (OSError, ValueError, Unreadable) as error:
-        raise FromNoiseError(f"{path} holds no recipe: only files that fromnoise wrote itself do.") from error
-    assert isinstance(recipe, dict)
-    return recipe
+    return read_by(path, _words, Unreadable)
+
+
+def _words(path: Path) -> str:
+    if path.suffix == ".webp":
+        with Image.open(path) as image:
+            return image.getexif().get(_DESCRIPTION, "")
+    with _av().open(str(path)) as file:
+        return {name.lower(): value for name, value in file.metadata.items()}.get("comment", "")

@@ -22,7 +22,7 @@ import numpy as np
 
 from fromnoise.codec.niftifile import nibabels
 from fromnoise.data.blocks import Volume
-from fromnoise.errors import FromNoiseError, Unreadable
+from fromnoise.errors import FromNoiseError, Unreadable, extra
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _TAGS = [
@@ -61,11 +61,9 @@ class Frame:
 
 def pydicoms() -> ModuleType:
     """pydicom, silenced.  Raises FromNoiseError where it is not installed."""
-    try:
+    with extra("DICOM needs pydicom", "medical"):
         import pydicom
         import pydicom.config
-    except ImportError as error:
-        raise FromNoiseError('DICOM needs pydicom: pip install "fromnoise[medical]".') from error
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it would print what files hold
     return pydicom
