@@ -7,6 +7,7 @@ fashion   dataset-fashion-mnist     70,000 grey pictures of garments, 28 × 28, 
 clipart   openclipart-png           6,900 PNG of any size by category, 1,221 links to them, a bomb   public domain
 drums     sonic-pi-samples          165 hits and loops, FLAC, the kind in the name                   CC0
 kits      hydrogen-drumkits         668 hits of 14 drum kits, the kind in the name                   various, free
+hits      both of the two above     579 hits in folders by kind, of the kinds with 20 clips or more       various, free
 speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 kHz                    CC-BY-SA
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
@@ -15,6 +16,7 @@ verses    bible-kjv                 31,102 verses, one a line, without their ref
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,31 @@ def verses(inside: Path, target: Path) -> None:
     (target / "verses.txt").write_text(text, encoding="utf-8")
 
 
+# A kind of hit, and what says so in the names that kits give their files; the first that fits counts.
+KINDS = {
+    "kick": r"kick|bd|bass ?drum",
+    "snare": r"snare|\bsn\b|\bsd\b|rim|sidestick",
+    "hat": r"hat|hh",
+    "tom": r"tom",
+    "cymbal": r"crash|ride|cymbal|splash|china",
+    "bell": r"bell|triangle|glass|agogo",
+    "clap": r"clap|snap",
+    "hand": r"bongo|cabasa|cajon|clave|conga|cuica|djembe|guiro|maraca|perc|shaker|tabla|tambour|wood",
+}
+
+
+def hits(inside: Path, target: Path) -> None:
+    """The hits of all kits by kind, a folder each, under their own names with a number before."""
+    sounds = [inside / name for name in ("sonic-pi/samples", "hydrogen/data/drumkits")]
+    files = sorted(file for folder in sounds for file in folder.rglob("*") if file.suffix in {".flac", ".wav"})
+    for number, file in enumerate(files):
+        words = re.sub(r"[^a-z]+", " ", file.stem.lower())
+        kind = next((kind for kind, names in KINDS.items() if re.search(names, words)), None)
+        if kind is not None:
+            (target / kind).mkdir(parents=True, exist_ok=True)
+            file.rename(target / kind / f"{number:03}-{file.name}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Debian packages, the folder or file in them that is wanted, and how it becomes the set."""
@@ -56,6 +83,7 @@ SOURCES = {
     "clipart": Source(packages=("openclipart-png",), inside="usr/share/openclipart/png"),
     "drums": Source(packages=("sonic-pi-samples",), inside="usr/share/sonic-pi/samples"),
     "kits": Source(packages=("hydrogen-drumkits",), inside="usr/share/hydrogen/data/drumkits"),
+    "hits": Source(packages=("sonic-pi-samples", "hydrogen-drumkits"), inside="usr/share", made=hits),
     "speech": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds"),
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),

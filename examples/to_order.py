@@ -1,7 +1,7 @@
 """Five models that make what they are asked for, each by one command, of data that packages carry.
 
     python -m examples.to_order emoji     # pictures from prompts, 64 pixels
-    python -m examples.to_order drums     # hits by kind
+    python -m examples.to_order drums     # drum hits by kind
     python -m examples.to_order notes     # notes by instrument and pitch
     python -m examples.to_order speech    # spoken prompts in five languages
     python -m examples.to_order verses    # verses, gaps filled in
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import fromnoise as fn
-from benchmarks.data import fetch
+from benchmarks.data import SOURCES, fetch
 from fromnoise.display import Display
 from fromnoise.errors import FromNoiseError
 from fromnoise.sheet import save_sheet, sheet
@@ -34,12 +34,12 @@ Wish = Mapping[str, Any]
 class Example:
     """wishes  each by a name of its own, as keywords of `Run.generate`
     settings   keywords of `fn.train` beside data, out and budget
-    bundled    whether the data come with fromnoise
+    data       what they are learned from: a set of `benchmarks.data`, or one that comes with fromnoise
     """
 
     wishes: Mapping[str, Wish]
+    data: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    bundled: bool = False
 
 
 def prompts(*texts: str) -> dict[str, Wish]:
@@ -54,22 +54,28 @@ def where(**columns: tuple[str | float, ...]) -> dict[str, Wish]:
 
 EXAMPLES = {
     "emoji": Example(
-        bundled=True,
+        data="emoji",
         settings={"size": 64},
         wishes=prompts("red heart", "grinning face", "flag: Italy", "cat face", "clock face", "green book", "woman"),
     ),
-    "drums": Example(wishes=where(word=("bd", "sn", "bass", "drum", "tabla", "loop"))),
+    "drums": Example(
+        data="hits",
+        wishes=where(**{"class": ("kick", "snare", "hat", "tom", "cymbal", "bell", "clap", "hand")}),
+    ),
     "notes": Example(
+        data="notes",
         settings={"columns": ["instrument", "pitch:number"]},
         wishes=where(instrument=("piano", "flute", "violin", "marimba"), pitch=(60, 69, 72, 64)),
     ),
     "speech": Example(
+        data="speech",
         wishes=where(
             **{"class": ("en_US_f_Allison", "es_MX_f_Allison", "fr_CA_f_June", "it_IT_m_Carlo", "ru_RU_f_IvrvoiceRU")}
-        )
+        ),
     ),
     "verses": Example(
-        wishes=prompts("In the beginning ___ the earth.", "And he said unto them, ___", "___ for ever and ever. Amen.")
+        data="verses",
+        wishes=prompts("In the beginning ___ the earth.", "And he said unto them, ___", "___ for ever and ever. Amen."),
     ),
 }
 
@@ -80,7 +86,7 @@ def main(name: str, budget: str, out: Path, data: Path, each: int = 8) -> fn.Run
     if (out / "model.safetensors").exists():
         run = fn.load(out)
     else:
-        source = name if example.bundled else fetch(name, data)
+        source = fetch(example.data, data) if example.data in SOURCES else example.data
         with Display() as display:
             run = fn.train(source, out=out, budget=budget, resume=True, watch=display, **example.settings)
             run.evaluate(watch=display)

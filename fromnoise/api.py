@@ -36,7 +36,7 @@ from fromnoise.prepare import (
     going_on,
     in_one,
     make_session,
-    open_as,
+    open_again,
     record_end,
     reopen,
 )
@@ -297,7 +297,7 @@ class Run:
         Raises FromNoiseError if it is gone or has changed, or was an array in memory and is not given.
         """
         facts = self.folder.read_facts()["data"]
-        dataset = open_as(self._source(data), facts)
+        dataset = open_again(self._source(data), facts)
         check_same_data(facts, dataset)
         return dataset
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A folder, zip, tar, array file (NPY, NPZ, IDX, HDF5, Zarr), table, one file, or emoji / digits.",
+        help="A folder, zip or tar of images, sounds, clips, scans or texts; an array file, a table; emoji or digits.",
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model.safetensors.")]
@@ -40,15 +41,9 @@ SizeOption = Annotated[
         "sounds, symbols of text.  [default: proposed]"
     ),
 ]
-LengthOption = Annotated[
-    float | None,
-    typer.Option(
-        "--seconds",
-        "--width",
-        "--frames",
-        help="Beyond the window: of sound, of a picture in pixels, of a clip, steps of a field.",
-    ),
-]
+SecondsOption = Annotated[float | None, typer.Option(help="Length of sounds and clips beyond the model's window.")]
+WidthOption = Annotated[int | None, typer.Option(help="Width of pictures in pixels, length of fields in steps.")]
+FramesOption = Annotated[int | None, typer.Option(help="Length of clips.")]
 ContinueOption = Annotated[
     Path | None, typer.Option("--continue", metavar="FILE", help="A sound, picture, clip or field to go on from.")
 ]
@@ -63,7 +58,26 @@ AxesOption = Annotated[
     str | None,
     typer.Option(help="Axes of arrays: n examples, c channels, h w of pictures, t z y x of fields; nhw, nyx, tc."),
 ]
+MovedOption = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Where the run's data lie now, if they were moved.")
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting.")]
+
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        from fromnoise.version import __version__
+
+        print(f"fromnoise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")
+    ] = None,
+) -> None: ...
 
 
 @app.command()
@@ -159,7 +173,9 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option(help="A caption, 'red heart'; of text models a text with gaps, 'In the ___'.")
     ] = None,
-    length: LengthOption = None,
+    seconds: SecondsOption = None,
+    width: WidthOption = None,
+    frames: FramesOption = None,
     beginning: ContinueOption = None,
     between: BetweenOption = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
@@ -174,15 +190,17 @@ def sample(
     from fromnoise import api
     from fromnoise.checkpoint import writing
     from fromnoise.display import counting
+    from fromnoise.extend import asked_length
     from fromnoise.generate import check_free
     from fromnoise.sheet import save_sheet
 
     out = out or _samples_of(run)
     loaded, conditions = api.load(run), parse_where(where)
-    for path in filter(None, (out, strip)):
-        check_free(path)
-    if strip is not None and strip.suffix.lower() != ".png":
-        raise FromNoiseError(f"The strip is a PNG picture: write --strip {strip.with_suffix('.png')}.")
+    check_free(out)
+    if strip is not None:
+        if strip.suffix.lower() != ".png":
+            raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
+        check_free(strip, "--strip", (".png",))
     with counting("sampling", n) as progress:
         samples = loaded.generate(
             n,
@@ -191,7 +209,7 @@ def sample(
             guidance=guidance,
             where=conditions,
             prompt=prompt,
-            length=length,
+            length=asked_length(loaded.release.codec, seconds=seconds, width=width, frames=frames),
             beginning=beginning,
             between=between,
             loop=loop,
@@ -200,7 +218,7 @@ def sample(
             progress=progress,
         )
     print("".join(f"{line}\n" for line in samples.lines()), end="")
-    print(f"{samples.save(out)}: {n} samples, {samples.recipe['evaluations']} network evaluations each")
+    print(f"{samples.save(out)}: {n} sample{'s' * (n != 1)}, {samples.recipe['evaluations']} network evaluations each")
     if strip is not None:
         with writing(strip):
             save_sheet(loaded.strip(seed=seed, where=conditions, prompt=prompt), strip)
@@ -208,7 +226,10 @@ def sample(
 
 
 def _samples_of(run: Path) -> Path:
-    return (run / "samples" if run.is_dir() else Path("samples")) / time.strftime("%Y%m%d-%H%M%S")
+    """A folder of this second that is not there yet."""
+    folder, now = (run / "samples" if run.is_dir() else Path("samples")), time.strftime("%Y%m%d-%H%M%S")
+    names = (f"{now}-{k}" if k > 1 else now for k in count(1))
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 @app.command()
@@ -216,12 +237,13 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to judge.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
+    data: MovedOption = None,
 ) -> None:
     """Judge a run: quality beside floor and corruptions, variety, copying; writes evaluation.json and report.html."""
     from fromnoise import api
 
     loaded = api.load(run)
-    judgement = loaded.evaluate(n=n, seed=seed, watch=lambda line: print(line, file=sys.stderr))
+    judgement = loaded.evaluate(n=n, seed=seed, data=data, watch=lambda line: print(line, file=sys.stderr))
     print("\n".join([*judgement.table(), *judgement.sentences]))
     print(loaded.folder.report)
 
@@ -234,6 +256,7 @@ def distill(
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the student in RUN/distilled.")] = False,
     n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to measure each way by.")] = None,
+    data: MovedOption = None,
 ) -> None:
     """Make a run its own student for 1 to 4 steps; say what quality it kept, and where it is not worth it."""
     begun = time.perf_counter()
@@ -244,7 +267,7 @@ def distill(
     with Display(quiet=not main_rank) as display:
         loaded = api.load(run)
         measured = loaded.distill(
-            budget=budget, steps=steps, settings=set_ or (), resume=resume, n=n, watch=display, begun=begun
+            budget=budget, steps=steps, settings=set_ or (), resume=resume, n=n, data=data, watch=display, begun=begun
         )
     if main_rank:
         print(measured.table())
@@ -296,6 +319,8 @@ def parse_where(texts: list[str] | None) -> dict[str, str]:
     for name, equals, value in pairs:
         if not (name and equals and value):
             raise FromNoiseError(f"Cannot read --where {name + equals + value!r}: write COLUMN=VALUE.")
+        if sum(name == other for other, _, _ in pairs) > 1:
+            raise FromNoiseError(f"Say --where {name}=… once: a sample has one value of it.")
     return {name: value for name, _, value in pairs}
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from hashlib import blake2b
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fromnoise.codec import Codec, Extensible
+from fromnoise.codec import Codec, Extensible, VideoCodec
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.observe import Pinned
@@ -92,10 +93,8 @@ def extension(
     Without a length a beginning is followed by as much as one window, and a loop is as long as one.  Raises
     FromNoiseError where the medium has no long axis, or the length has no room.
     """
-    if not isinstance(codec, Extensible):
-        raise FromNoiseError(
-            "Text is continued and filled in by --prompt; lengths and loops are for sound and pictures."
-        )
+    check_extensible(codec)
+    assert isinstance(codec, Extensible)
     if loop and beginning is not None:
         raise FromNoiseError("A loop has no beginning: leave out either --loop or --continue.")
     window, known = codec.shape[-1], None
@@ -115,3 +114,30 @@ def extension(
     if beginning is not None:
         recipe["beginning"] = blake2b(np.ascontiguousarray(beginning).data, digest_size=8).hexdigest()
     return Extension(codec=long, window=window, known=known, loop=loop, recipe=recipe)
+
+
+def asked_length(codec: Codec, **given: float | None) -> float | None:
+    """The length in the codec's own unit, of what was `given` as seconds, width or frames; None where nothing was.
+
+    Raises FromNoiseError for what the medium is not measured in.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    if not asked:
+        return None
+    check_extensible(codec)
+    assert isinstance(codec, Extensible)
+    if isinstance(codec, VideoCodec) and asked.keys() == {"seconds"}:
+        return round(asked["seconds"] * Fraction(codec.rate))
+    own = {"seconds": "seconds", "frames": "frames"}.get(codec.unit, "width")
+    if asked.keys() != {own}:
+        raise FromNoiseError(f"How long samples of this model are is counted in {codec.unit}: give --{own} alone.")
+    return asked[own]
+
+
+def check_extensible(codec: Codec) -> None:
+    """Raises FromNoiseError where samples are as long as the model's window."""
+    if codec.vocab is not None:
+        raise FromNoiseError("Text is continued and filled in by --prompt: leave out lengths, --continue and --loop.")
+    if not isinstance(codec, Extensible):
+        size = " x ".join(map(str, codec.shape[1:]))
+        raise FromNoiseError(f"All samples of this model are of {size}: leave out lengths, --continue and --loop.")

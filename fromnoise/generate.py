@@ -22,8 +22,10 @@ from fromnoise.codec import Codec, TextCodec, VideoCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
+from fromnoise.data.media import MEDIA
 from fromnoise.denoise import Denoiser
 from fromnoise.extend import Extension, extension
+from fromnoise.memory import in_machine
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
@@ -35,6 +37,7 @@ from fromnoise.types import FromNoiseError
 SAMPLERS = get_args(get_type_hints(SampleConfig)["sampler"])
 FILES = (".npz", ".npy", ".zip", ".txt")
 MOVING = 16  # clips of a sheet that moves
+HELD_AT_ONCE = 8  # numbers that sampling holds at once for each of x0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,18 +139,26 @@ class Samples:
             path.with_stem(path.stem + "-moving").write_bytes(moves)
 
 
-def check_free(path: Path) -> None:
-    """Raises FromNoiseError if writing samples to `path` would touch something of the user's, or cannot work."""
+def check_free(path: Path, option: str = "--out", files: tuple[str, ...] = FILES) -> None:
+    """Raises FromNoiseError if writing to `path`, named by `option`, would touch something of the user's, or cannot
+    work; it is one file if it ends in one of `files`, and a folder otherwise."""
     try:
+        if path.suffix.lower() not in files and any(
+            path.suffix.lower() in medium.suffixes for medium in MEDIA.values()
+        ):
+            raise FromNoiseError(
+                f"{path} would be a folder, with a file for each sample: write {option} {path.with_suffix('')}, or one "
+                f"file that ends in {', '.join(files)}."
+            )
         beside = [path.with_suffix(".json")] if path.suffix == ".txt" else []
-        for file in [path, *beside] if path.suffix in FILES else []:
+        for file in [path, *beside] if path.suffix in files else []:
             if file.exists():
-                raise FromNoiseError(f"{file} exists already: choose another --out.")
+                raise FromNoiseError(f"{file} exists already: choose another {option}.")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise FromNoiseError(f"{path} exists and is not an empty folder: choose another --out.")
+            raise FromNoiseError(f"{path} exists and is not an empty folder: choose another {option}.")
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FromNoiseError(f"Cannot write {path} ({error.strerror}): choose another --out.") from error
+        raise FromNoiseError(f"Cannot write {path} ({error.strerror}): choose another {option}.") from error
 
 
 def configure(
@@ -322,6 +333,7 @@ def generate(
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")
     parts, conds, evaluations = [], [], 0
     codec = (release if beyond is None else beyond).codec
+    batch = fitting(codec, batch)
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         conds.append(
@@ -353,6 +365,19 @@ def generate(
         },
         codec=codec,
     )
+
+
+def fitting(codec: Codec, batch: int) -> int:
+    """How many samples at a time fit into the machine's memory, at most `batch`.  Raises FromNoiseError for none."""
+    one, there = HELD_AT_ONCE * 4 * math.prod(codec.shape), in_machine()
+    if there is None or batch * one <= there:
+        return batch
+    if one > there:
+        raise FromNoiseError(
+            f"One sample of that length takes some {one / 1e9:.3g} GB to make, and this machine has {there / 1e9:.3g}: "
+            "ask for a shorter one."
+        )
+    return int(there // one)
 
 
 def trajectory(

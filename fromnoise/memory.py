@@ -12,6 +12,7 @@ pages included; elsewhere `process` is None.  All in MB of 10^6 bytes.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -47,6 +48,14 @@ def peak(device: torch.device) -> Peak:
         data=mapped / 1e6,
         device=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     )
+
+
+def in_machine() -> int | None:
+    """Bytes of physical memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, some systems not these names
+        return None
 
 
 def give_back() -> None:

@@ -118,7 +118,7 @@ def reopen(
         if asked and asked != facts["data"].get(name):
             raise FromNoiseError(f"The run in {folder.path} has another {name}: leave it out, or start a new run.")
     runtime = make_ready(asked_precision(settings) or facts["environment"]["precision"])
-    dataset = open_as(data, facts["data"], progress)
+    dataset = open_again(data, facts["data"], progress)
     check_same_data(facts["data"], dataset)
     before = from_json(facts["config"])
     config = override(before, settings)
@@ -214,6 +214,22 @@ def open_as(
     )
     give_back()  # decoding takes much that training does not
     return with_groups(dataset, columns)
+
+
+def open_again(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """The data of a run that exists.  Raises FromNoiseError that says so where they are not what they were."""
+    began = layout["source"]
+    if began is None or not isinstance(data, str | Path):
+        return open_as(data, layout, progress)
+    there = Path(data).expanduser().resolve() == Path(began).expanduser().resolve()
+    if there and not Path(began).exists() and began not in BUNDLED:
+        raise FromNoiseError(f"The data of this run are not at {began} any more: put them back, or say --data WHERE.")
+    try:
+        return open_as(data, layout, progress)
+    except FromNoiseError as error:
+        if there:
+            raise
+        raise FromNoiseError(f"The data at {data} are not what this run began with: {error}") from error
 
 
 def scan_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Listing:

@@ -8,7 +8,6 @@ conditions nobody asked for are drawn jointly from them.
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -69,8 +68,8 @@ class Release:
         known = {c.name: c for c in self.columns}
         for name in where:
             if name not in known:
-                have = ", ".join(known) or "none: it was trained without conditions (--columns)"
-                raise FromNoiseError(f"The model has no column {name!r}; it has {have}.")
+                have = ", ".join(known) or "none, which train --columns would change"
+                raise FromNoiseError(f"The model has no column {name!r}: it was trained with {have}.")
         batch = len(indices)
         if not known:
             return Cond.empty(batch)
@@ -159,10 +158,14 @@ def _standardised(column: Column, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
+        raise FromNoiseError(f"{column.name} is a number such as {column.mean:.3g}, not {text!r}.") from None
     # The model's codes of numbers end one standard deviation beyond what was seen (`nets/condition.py`).
-    if not column.low - column.std <= value <= column.high + column.std:
-        raise FromNoiseError(f"{column.name} is a number between {column.low:g} and {column.high:g}, not {text!r}.")
+    low, high = column.low - column.std, column.high + column.std
+    if not low <= value <= high:
+        raise FromNoiseError(
+            f"{column.name} was from {column.low:g} to {column.high:g} in training: ask for {low:.4g} to {high:.4g}, "
+            f"not {text!r}."
+        )
     return (value - column.mean) / column.std
 
 

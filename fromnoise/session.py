@@ -37,6 +37,7 @@ MAX_ROLLBACKS = 4
 PREVIEW_STEPS = 10
 SNAPSHOTS = 8  # at most, of the last three quarters of the run
 METRIC_ROWS = 5000
+FIRST_SAVE = 5.0  # seconds
 EMA_CHOICES = (0.03, 0.05, 0.075, 0.1, 0.14)
 
 
@@ -130,6 +131,11 @@ class Session:
                 checkpoint.save(self.folder.last, self.trainer.tensors(), meta)
         self.saved_at = self.trainer.elapsed()
 
+    def _due(self) -> bool:
+        """Whether the last save is too long ago: of a young run, a third of it."""
+        now = self.trainer.elapsed()
+        return now - self.saved_at > min(self.config.run.save_every, max(FIRST_SAVE, now / 3))
+
     # ---- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Iterator[Event]:
@@ -164,7 +170,7 @@ class Session:
             if self.runtime.is_main:
                 yield self._preview()
             self.previewed_at = self.trainer.elapsed()
-        if self.trainer.elapsed() - self.saved_at > self.config.run.save_every:
+        if self._due():
             self.save()
         self.trainer.reserve = self.ending() + math.prod(searching(self.config, self.cost["preview"]))
 

@@ -97,8 +97,8 @@ def fill_in(
     most = codec.window if template.free or length is None else least
     if not least <= room <= most <= codec.window:
         raise FromNoiseError(
-            f"The template takes {'at least ' if template.free else ''}{least} symbols, the text shall have {room} and "
-            f"the model's window has {codec.window}: change the template, or ask for another length."
+            f"The prompt takes {'at least ' if template.free else ''}{least} symbols, the text shall have {room} and "
+            f"the model's window has {codec.window}: shorten --prompt, or ask for another length."
         )
     possible = [length] if length else [n for n in lengths if least <= n <= codec.window] or [room]
     ends_itself = template.open_end and length is None

@@ -20,6 +20,8 @@ from PIL import Image
 import fromnoise as fn
 from fromnoise import appraise
 from fromnoise.cli import main, parse_columns, parse_size, parse_where
+from fromnoise.codec import ImageCodec, VideoCodec
+from fromnoise.extend import asked_length
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=8"]
 TINY += ["run.held_examples=8", "run.held_evaluations=2", "run.grid_priors=0", "sample.steps=4"]
@@ -281,6 +283,40 @@ def test_what_no_machine_can_do_is_refused_before_it_is_tried(fromnoise, run, tm
     refused(train(fromnoise, "digits", "run", "--size", 100_000), "100000", "--size")
     refused(fromnoise("sample", run.folder.path, "--guidance", "nan"), "nan")
     refused(fromnoise("sample", run.folder.path, "--guidance", "1e38"), "--guidance")
+
+
+def test_lengths_are_given_in_the_mediums_own_unit_and_fit_the_machine(fromnoise, run, tmp_path):
+    refused(fromnoise("sample", run.folder.path, "--seconds", 2), "pixels", "--width")
+    refused(fromnoise("sample", run.folder.path, "--width", 32, "--frames", 3), "pixels", "--width")
+    refused(fromnoise("sample", run.folder.path, "--width", 10**13), "GB", "shorter")
+    image = ImageCodec.full_range(height=8, width=8, channels=1, alpha=False, dtype="uint8")
+    clips = VideoCodec(image=image, frames=4, rate="25/2", container="webp")
+    assert asked_length(clips, seconds=2.0, width=None, frames=None) == 25
+    assert asked_length(clips, seconds=None, width=None, frames=9) == 9
+    assert asked_length(clips, seconds=None) is None
+
+
+def test_where_samples_go_is_said_once_and_by_its_own_option(fromnoise, run, tmp_path):
+    refused(fromnoise("sample", run.folder.path, "--out", "one.PNG"), "one.PNG", "--out one", ".npz")
+    Path("way.png").write_text("precious")
+    refused(fromnoise("sample", run.folder.path, "--strip", "way.png"), "way.png", "--strip")
+    refused(fromnoise("sample", run.folder.path, "--where", "label=3", "--where", "label=4"), "label", "once")
+    assert Path("way.png").read_text() == "precious" and not Path("one.PNG").exists()
+
+
+def test_moved_data_are_found_where_they_are_said_to_lie(fromnoise, tmp_path):
+    folder = pictures(tmp_path / "data")
+    assert train(fromnoise, folder, "run")[0] == 0
+    folder.rename(tmp_path / "elsewhere")
+    refused(fromnoise("evaluate", "run"), str(folder), "--data")
+    refused(fromnoise("evaluate", "run", "--data", "elsewhere"), "Not judged")
+    pictures(tmp_path / "others", n=13)
+    refused(fromnoise("evaluate", "run", "--data", "others"), "others", "not what this run began with")
+    assert train(fromnoise, "elsewhere", "run", "--columns", "colour", "--resume")[0] == 2
+
+
+def test_the_version_is_said(fromnoise):
+    assert fromnoise("--version")[1].strip() == f"fromnoise {fn.__version__}"
 
 
 def test_names_that_are_no_text_train(fromnoise, tmp_path):

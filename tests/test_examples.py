@@ -47,7 +47,7 @@ def test_an_example_makes_what_it_is_asked_for_and_is_trained_once(tmp_path, mon
         monkeypatch.setattr(appraise, name, partial(getattr(appraise, name), steps=10))
     small = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "run.grid_priors=0"]
     example = to_order.Example(
-        bundled=True,
+        data="digits",
         wishes=to_order.where(label=("3", "8")),
         settings={"settings": [*small, "sample.steps=4", "run.held_evaluations=2"]},
     )

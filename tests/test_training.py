@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ import torch
 import fromnoise as fn
 from fromnoise import checkpoint
 from fromnoise.api import parse_budget
-from fromnoise.session import RolledBack
+from fromnoise.config import RunConfig
+from fromnoise.session import RolledBack, Session
 from fromnoise.trainer import Skipped, Stepped, order, share
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "optim.batch=16"]
@@ -190,3 +192,16 @@ def test_budgets_are_read(text, seconds):
 def test_a_budget_that_cannot_be_read_is_refused(text):
     with pytest.raises(fn.FromNoiseError, match="90s, 10m or 2h"):
         parse_budget(text)
+
+
+def test_a_young_run_is_saved_soon_and_an_old_one_every_minute():
+    now, saves = 0.0, [3.0]  # seconds; that it took to begin
+    run = SimpleNamespace(
+        trainer=SimpleNamespace(elapsed=lambda: now), config=SimpleNamespace(run=RunConfig(steps=1)), saved_at=3.0
+    )
+    for now in np.arange(3, 600, 0.1).tolist():
+        if Session._due(run):
+            saves.append(now)
+            run.saved_at = now
+    gaps = np.diff(saves)
+    assert gaps[0] < 5.5 and (np.diff(gaps) > -0.2).all() and gaps.max() < 60.5 and len(saves) < 20

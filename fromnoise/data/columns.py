@@ -42,6 +42,7 @@ WORD = "word"
 _MOST_LABELS = 1_000
 _MOST_NUMERIC_LABELS = 20
 _EXAMPLES_A_LABEL = 5
+UNCONDITIONAL = "unconditional, as asked."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,7 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
             exist = f"the columns are {', '.join(named)}" if named else "the data has none"
             raise FromNoiseError(f"There is no column {name!r} with more than one value: {exist}.")
     chosen = tuple(named[name] for name in dict.fromkeys(wanted))
-    return chosen, f"conditional on {', '.join(wanted)}, as asked." if wanted else "unconditional, as asked."
+    return chosen, f"conditional on {', '.join(wanted)}, as asked." if wanted else UNCONDITIONAL
 
 
 def _proposed(profiles: Sequence[Profile]) -> tuple[tuple[Profile, ...], str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fromnoise.cond import Column
 from fromnoise.data.cache import Dataset
-from fromnoise.data.columns import Encoded
+from fromnoise.data.columns import UNCONDITIONAL, Encoded
 from fromnoise.data.listing import Listing
 from fromnoise.data.store import default_cache, keep
 
@@ -57,7 +57,8 @@ def with_groups(dataset: Dataset, asked: Sequence[str] | None) -> Dataset:
     by_name = asked is not None and NAME in asked
     k = propose(len(dataset.indices("train")))
     if by_name:
-        return grouped(dataset, max(k, _FEWEST))
+        told = tuple(note for note in dataset.notes if note != UNCONDITIONAL)  # of its own columns it is
+        return grouped(replace(dataset, notes=told), max(k, _FEWEST))
     return grouped(dataset, k) if asked is None and not dataset.columns and k else dataset
 
 

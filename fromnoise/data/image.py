@@ -83,7 +83,7 @@ def sniff(head: bytes) -> bool:
 def probe(data: bytes) -> Header:
     """The header of an image file held in memory.  Raises Unreadable with the reason."""
     if not data:
-        raise Unreadable("empty file")
+        raise Unreadable("empty file: copy it again")
     try:
         if data.startswith(_PNG):
             header = _probe_png(data)

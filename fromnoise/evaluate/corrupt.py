@@ -82,18 +82,20 @@ def _below(n: int, generator: torch.Generator) -> int:
 REFERENCES = (
     Corruption(
         name="faint noise",
-        says="Gaussian noise of 8 % of the range (20 of 255 grey levels)",
+        says="Gaussian noise of 8 % of the range",
         apply=lambda x0, g: noise(x0, 0.16, g),
     ),
     Corruption(
         name="strong noise",
-        says="Gaussian noise of 20 % of the range (51 of 255 grey levels)",
+        says="Gaussian noise of 20 % of the range",
         apply=lambda x0, g: noise(x0, 0.40, g),
     ),
     Corruption(name="blur", says="smoothed by a binomial filter three wide", apply=lambda x0, g: blur(x0)),
     Corruption(name="strong blur", says="the same filter eight times", apply=lambda x0, g: blur(x0, 8)),
-    Corruption(name="erased block", says="a block of half of each side erased", apply=lambda x0, g: erase(x0, 0.5, g)),
-    Corruption(name="shuffled parts", says="quadrants exchanged", apply=lambda x0, g: shuffle_blocks(x0, g)),
+    Corruption(name="erased block", says="a block of half of each axis erased", apply=lambda x0, g: erase(x0, 0.5, g)),
+    Corruption(
+        name="shuffled parts", says="parts of half of each axis exchanged", apply=lambda x0, g: shuffle_blocks(x0, g)
+    ),
     Corruption(
         name="few, repeated",
         says="perfect, but only one in twenty distinct",
