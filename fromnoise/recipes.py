@@ -27,6 +27,7 @@ from fromnoise.config import (
     TransformerConfig,
     UNetConfig,
 )
+from fromnoise.data.groups import NAME as GROUP
 from fromnoise.data.media import add_medium
 from fromnoise.runtime import Runtime, from_main
 from fromnoise.session import EMA_CHOICES, PREVIEW_STEPS
@@ -42,6 +43,7 @@ CELLS = 1_100  # at most, that a spectrogram is cut into
 FIELD_CELLS = 600  # at most, that a field is cut into
 # Watching a run takes at most these shares of its work: held-out losses, and previews.
 MEASURING, SHOWING = 0.05, 0.03
+MANY = 10_000  # examples of which a run learns a weaker self that is worth avoiding
 PASSES = 3  # forward passes that cost as much as training on one example
 MOMENTS = (16, 8, 4)
 FEWEST_HELD, MOST_HELD = 8, 64
@@ -92,11 +94,21 @@ def recipe(
         model=ModelConfig(sigma_data=round(facts.std, 4)),
         optim=OptimConfig(batch=min(32, max(8, facts.examples))),
         run=run,
-        sample=SampleConfig(guidance=2.0, reference="weak", guidance_low=-3.0),
+        sample=guidance(facts),
     )
     nets = {width: RECIPES[facts.medium](config, facts, width) for width in WIDTHS}
     width = max(w for w, c in nets.items() if reach(c, facts, speed).examples >= WIDTHS[w])
     return watched(nets[width], facts, reach(nets[width], facts, speed)), speed
+
+
+def guidance(facts: Facts) -> SampleConfig:
+    """Away from the weaker self, but for conditions of few examples: there away from the model without them.
+
+    Of few examples a weaker self of the same run shows no weakness to avoid, and what is asked for is met less often.
+    """
+    asked = any(column.name != GROUP for column in facts.columns)
+    reference = "null" if asked and facts.examples < MANY else "weak"
+    return SampleConfig(guidance=2.0, reference=reference, guidance_low=-3.0)
 
 
 def watched(config: Config, facts: Facts, far: Reach) -> Config:

@@ -1,0 +1,58 @@
+"""Does a stream hold?  Motion and frames at its end beside the data's, and memory along the way.
+
+    python -m benchmarks.streaming RUN [--frames 300] [--seeds 4]
+
+Streams go on one after the other from nothing; their last 50 frames are measured as `evaluate` measures clips, beside
+windows of the data that are held out and of all of it.  A PNG shows every 20th frame of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fromnoise as fn
+from fromnoise.evaluate import motion
+from fromnoise.memory import peak
+from fromnoise.sheet import save_sheet, sheet
+
+LAST = 50
+SHOWN_EVERY = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=4)
+    options = parser.parse_args()
+    run = fn.load(options.run)
+    dataset = run.dataset()
+    ends, shown = [], []
+    for seed in range(options.seeds):
+        frames, memory = [], {}
+        for k, frame in enumerate(islice(run.stream(seed=seed), options.frames), 1):
+            frames.append(frame)
+            if k in (LAST, options.frames):
+                memory[k] = peak(torch.device("cpu")).process
+        print(f"seed {seed}: peak memory", ", ".join(f"{mb:.0f} MB by frame {k}" for k, mb in memory.items() if mb))
+        ends.append(np.stack(frames[-LAST:]))
+        shown.append(np.stack(frames[::SHOWN_EVERY]))
+    # Frames are encoded one by one, as the window of the codec is shorter than what is measured.
+    image = dataset.codec.image
+    x0 = torch.stack([image.encode(end).movedim(0, 1) for end in ends])
+    for name in ("test", "train"):
+        real = dataset.x0(dataset.indices(name))
+        print(f"the last {LAST} of {options.frames} frames beside {len(real)} windows of {name}:")
+        print(*(f"  {one.sentence}" for one in motion(x0, real)), sep="\n")
+    out = Path(options.run) / "stream.png"
+    save_sheet(sheet(image.preview(np.concatenate(shown)), columns=len(shown[0])), out)
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
