@@ -21,7 +21,7 @@ from fromnoise import appraise
 from fromnoise.codec import audiofile, codec_from_json
 from fromnoise.codec.audiofile import read_recipe
 from fromnoise.codec.sound import UNIT, SoundCodec
-from fromnoise.data import diagnose, open_dataset, scan
+from fromnoise.data import diagnose, doctor, open_dataset, scan
 from fromnoise.data.store import Ragged
 from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.recipes import Facts, recipe
@@ -241,6 +241,9 @@ def test_what_cannot_be_heard_is_named_and_the_rest_trains(tmp_path):
     for name, word in (words | {"point.wav": "1 sample", "words.wav": "not a readable sound"}).items():
         assert word in reasons[name], (name, reasons[name])
     assert "copy" in reasons["empty.wav"]
+    said = diagnose(scan(tmp_path / "set"), tmp_path / "other cache")
+    assert "41 examples, 12 files skipped" in said
+    assert all(f"  {name}: {why}" in said for name, why in reasons.items()), "doctor names what train leaves out"
     assert any("single example (lonely)" in note for note in open_dataset(tmp_path / "set", columns=["word"]).notes)
 
 
@@ -259,6 +262,16 @@ def test_floats_above_full_scale_are_sounds_still(loud):
     y = np.full((800, 1), loud, np.float32)
     data = wav(y, subtype="FLOAT")
     np.testing.assert_array_equal(audiofile.decode(data, audiofile.probe(data), rate=8000, channels=1), y)
+
+
+def test_what_is_too_much_to_decode_is_said_and_damage_inside_is_named_once_it_is_known(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "set", hits(20) | {"silent.wav": wav(np.zeros((4000, 1)))})
+    monkeypatch.setattr(doctor, "MUCH", 1000)
+    before = diagnose(scan(folder), tmp_path / "c")
+    assert "judged by their headers" in before and "is silent" not in before and not list((tmp_path / "c").glob("*"))
+    open_dataset(folder, cache_dir=tmp_path / "c")
+    after = diagnose(scan(folder), tmp_path / "c")
+    assert "judged by their headers" not in after and "silent.wav: is silent" in after
 
 
 def test_of_mixed_media_most_files_win_and_the_others_are_listed(tmp_path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import fromnoise as fn
 from fromnoise.codec import ImageCodec
-from fromnoise.data import open_dataset
+from fromnoise.data import diagnose, open_dataset, scan
 from fromnoise.data.documents import decode, documents, passages
 from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.evaluate.judge_text import judge_text
@@ -188,6 +188,13 @@ def test_bad_files_get_a_sentence_and_a_remedy(data, said, tmp_path):
     with pytest.raises(FromNoiseError, match=said) as caught:
         open_dataset(fill(tmp_path, {"a.txt": data}) / "a.txt")
     assert "a.txt" in str(caught.value) and ": " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_doctor_says_of_vocabulary_and_window_what_train_will_choose(tmp_path):
+    file = fill(tmp_path, {"a.txt": "\n".join(spelt(150)).encode()}) / "a.txt"
+    data, said = open_dataset(file), diagnose(scan(file))
+    assert f"x0       {data.codec.shape[0]} (symbols)" in said and data.codec.shape[0] < 256
+    assert sum(note in said for note in data.notes if note.startswith(("vocabulary", "window"))) == 2
 
 
 def test_latin_1_is_read_and_said(tmp_path):
