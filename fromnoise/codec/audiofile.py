@@ -22,7 +22,7 @@ from fromnoise.types import Shape
 
 SHORTEST = 0.01  # seconds of a clip that can be learned from
 _SILENCE = 1e-4  # -80 dB of full scale: nothing of it is heard
-# Of full scale.  Floats may go beyond 1, as mixes do by some dB; 18 dB above it are numbers of another scale, and as all
+# Of full scale.  Floats may go beyond 1, as mixes do by some dB; what is 18 dB above it is of another scale, and as all
 # clips share one gain, a single such file would make silence of the others.
 _LOUDEST = 8.0
 _SCALES = (2**15, 2**23, 2**31)  # full scale of whole numbers that were written as floats, from 16 bits on

@@ -44,8 +44,8 @@ def diagnose(listing: Listing, cache_dir: Path | None = None, progress: Progress
         how = [*(("size", note) for note in found.chosen), *(("fitted", note) for note in found.fitted)]
     else:
         remarks.append(
-            f"{_count(scanned, 'example')} would take long to decode and are judged by their headers: train decodes them, "
-            "and lists in run.json what is damaged inside"
+            f"{_count(scanned, 'example')} would take long to decode and are judged by their headers: train decodes "
+            "them, and lists in run.json what is damaged inside"
         )
     parts = (
         _summary(listing, split, scanned),

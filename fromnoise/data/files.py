@@ -233,8 +233,8 @@ def from_table(file: Path, skipped: list[Skipped]) -> tuple[Tree, list[tuple[str
 
 def _join(tree: Tree, entry: Entry, exists: Callable[[str], bool]) -> Table | None:
     text, said = decode(read(tree, entry), entry.name)
-    found = table.match(entry.name, table.parse_columns(entry.name, text), exists)
-    return found and replace(found, note=said)
+    found = table.match(entry.name, table.parse(entry.name, text), exists)
+    return found and replace(found, notes=(*([said] if said else []), *found.notes))
 
 
 def _missing(where: str, names: Iterable[str]) -> Iterable[Skipped]:

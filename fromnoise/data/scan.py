@@ -73,7 +73,7 @@ def scan(
         kinds = files.sort(tree)
         tables = files.tables(tree, kinds, skipped)
     skipped += [*tree.skipped, *kinds.skipped]
-    notes = [one.note for _, one in tables if one.note]
+    notes = [note for _, one in tables for note in one.notes]
     medium = kinds.medium
     maps = _maps(tree, kinds, tables) if medium is IMAGE else {}
     if maps:
@@ -128,6 +128,8 @@ def _gathered(
     notes: Sequence[str],
 ) -> Listing:
     left = without_names(skipped) if gathered.nameless else list(skipped)
+    if gathered.nameless:
+        notes = [note.replace(name, "a table") for name, one in tables for note in one.notes]
     left += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
     items, stacks = items_of(gathered), [stack_of(source, gathered)]
     items = items if gathered.nameless else _described(items, gathered.files)
