@@ -142,6 +142,7 @@ def _counts(counts: Counter[str]) -> str:
 
 def _column(profile: Profile, total: int) -> str:
     filled = "" if profile.filled == total else f", {profile.filled:,} of {total:,} filled"
+    filled += f"; {profile.said_missing}" if profile.missing else ""
     if profile.role == "class":
         shown = ", ".join(profile.labels[:_SHOWN]) + (", ..." if len(profile.labels) > _SHOWN else "")
         return f"{profile.name}: class of {len(profile.labels)} labels ({shown}){filled}"
