@@ -443,6 +443,22 @@ def test_a_sheet_beside_samples_is_no_example(tmp_path):
         assert "fromnoise wrote" in reasons(listing)["sheet.png"]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_runs_inside_the_data_are_left_out_and_nothing_else(packed, tmp_path):
+    run = {"run.json": b"{}", "split.jsonl": b'["train", "000.png"]\n', "previews/1.png": png(noise(8, 8, 3))}
+    files = many(4) | {f"runs/a/{name}": data for name, data in run.items()} | {"others/run.json": b"{}"}
+    files |= {f"runs/a/distilled/{name}": data for name, data in run.items()}
+    files |= {"theirs/run.json": b"{}", "theirs/split.jsonl": b'{"fold": 1}\n', "theirs/x.png": png(noise(8, 8, 3))}
+    source = pack("zip", files, tmp_path / "a.zip") if packed else fill(tmp_path / "set", files)
+    listing = scan(source)
+    assert [*listing.names(range(len(listing)))] == [*many(4), "theirs/x.png"]
+    said = "6 files of a run folder inside the data are left out."
+    assert said in listing.notes and said in diagnose(listing)
+    assert "with its 6 files" in reasons(listing)["runs/a/run.json"] and "runs/a/previews/1.png" not in reasons(listing)
+    if not packed:
+        assert len(scan(source / "runs" / "a" / "previews")) == 1, "what is asked for by its own name is data"
+
+
 def test_many_links_are_counted_and_three_are_named(tmp_path):
     fill(tmp_path / "set", many(3))
     for i in range(40):
@@ -474,6 +490,14 @@ def test_a_missing_path_and_broken_files_are_one_sentence(bad, tmp_path):
     with pytest.raises(FromNoiseError) as caught:
         scan(tmp_path / bad)
     assert bad in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_name_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(fill(tmp_path, many(3)))
+    for name in ("", " "):
+        with pytest.raises(FromNoiseError, match="name of the data is empty"):
+            scan(name)
+    assert len(scan(".")) == 3
 
 
 def test_a_pickled_array_is_never_loaded(tmp_path):
