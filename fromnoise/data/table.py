@@ -49,7 +49,7 @@ class Parsed:
     `Table`."""
 
     columns: Mapping[str, Texts]
-    lines: Sequence[int]
+    lines: np.ndarray
     notes: tuple[str, ...] = ()
 
 
@@ -70,7 +70,7 @@ def parse(name: str, text: str) -> Parsed:
         raise ValueError("no line of it is a JSON object")
     notes = [_broken(name, odd, len(lines)) if json_lines else _too_long(name, odd)] if odd else []
     columns = {key: column.texts(len(lines)) for key, column in growing.items()}
-    return Parsed(columns=columns, lines=lines, notes=tuple(notes))
+    return Parsed(columns=columns, lines=np.array(lines, dtype=np.int64), notes=tuple(notes))
 
 
 def _broken(name: str, lines: Sequence[int], rows: int) -> str:
