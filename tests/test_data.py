@@ -31,6 +31,7 @@ from fromnoise.data.splits import HELD_OUT_MOST, OPEN, TEST, TRAIN, VAL, assign,
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Unreadable
 from fromnoise.errors import FromNoiseError
+from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples
 
 
@@ -445,7 +446,10 @@ def test_a_sheet_beside_samples_is_no_example(tmp_path):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_runs_inside_the_data_are_left_out_and_nothing_else(packed, tmp_path):
-    run = {"run.json": b"{}", "split.jsonl": b'["train", "000.png"]\n', "previews/1.png": png(noise(8, 8, 3))}
+    made = RunFolder(tmp_path / "run")
+    made.path.mkdir()
+    made.create({}, [("train", "000.png")])
+    run = {path.name: path.read_bytes() for path in (made.facts, made.split)} | {"previews/1.png": png(noise(8, 8, 3))}
     files = many(4) | {f"runs/a/{name}": data for name, data in run.items()} | {"others/run.json": b"{}"}
     files |= {f"runs/a/distilled/{name}": data for name, data in run.items()}
     files |= {"theirs/run.json": b"{}", "theirs/split.jsonl": b'{"fold": 1}\n', "theirs/x.png": png(noise(8, 8, 3))}
