@@ -284,9 +284,10 @@ def doctor(
     from fromnoise.data import diagnose, scan
     from fromnoise.display import counting
 
-    with counting("scanning", None) as progress:
+    with counting("reading", None) as progress:
         listing = scan(data, channels_first=channels_first, axes=axes, progress=progress)
-    print(diagnose(listing))
+        diagnosis = diagnose(listing, progress=progress)
+    print(diagnosis)
 
 
 def parse_size(text: str | None) -> int | float | tuple[int, ...] | None:

@@ -24,7 +24,7 @@ from fromnoise.codec import ImageCodec
 from fromnoise.codec.augment import augmented
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, RunConfig, UNetConfig
-from fromnoise.data import columns
+from fromnoise.data import columns, diagnose
 from fromnoise.data.cache import open_dataset
 from fromnoise.data.pairs import beside
 from fromnoise.data.texts import Texts
@@ -185,6 +185,42 @@ def test_a_number_that_never_changes_in_training_is_said():
     values = Texts.of(["1"] * 5 + ["2"])
     encoded = columns.encode(columns.profile("n", values, "number"), values, np.arange(6) < 5)
     assert "teaches nothing" in encoded.notes[0] and np.isfinite(encoded.values[np.arange(6)]).all()
+
+
+@given(st.lists(st.sampled_from(["", "NA", "n/a", "NaN", "null", "None", "-", "?"]), min_size=1, max_size=9))
+def test_words_for_what_is_missing_are_empty_cells_among_numbers(words_):
+    numbers = [str(i / 4) for i in range(30)]
+    plain, spelt = Texts.of([*numbers, *[""] * len(words_)]), Texts.of([*numbers, *words_])
+    every = np.ones(len(plain), dtype=bool)
+    for role in (None, "number"):
+        one, other = (columns.profile("size", values, role) for values in (plain, spelt))
+        assert (other.role, other.filled, other.low, other.high) == ("number", one.filled, one.low, one.high)
+        assert sum(other.missing.values()) == sum(map(bool, words_))
+        first, second = (columns.encode(p, v, every) for p, v in ((one, plain), (other, spelt)))
+        assert first.column == second.column
+        np.testing.assert_array_equal(first.present, second.present)
+        assert any("as empty" in note for note in second.notes) == any(words_)
+    grades = columns.profile("grade", Texts.of([*["1", "2"] * 10, *words_]))
+    assert grades.role == "class" and grades.labels == ("1", "2"), "of numbers that are classes, too"
+
+
+def test_words_for_what_is_missing_are_words_where_not_all_else_is_a_number():
+    assert columns.profile("kind", Texts.of(["none", "hat"] * 10)).labels == ("hat", "none")
+    assert columns.profile("sign", Texts.of(["1", "-"] * 10)).labels == ("1", "-")
+
+
+def test_what_is_no_number_in_a_column_asked_for_as_one_is_counted(tmp_path):
+    cells = [*map(str, range(36)), "n/a", "big", "big", "huge"]
+    table = "\n".join(["file_name,size", *(f"{i:03}.png,{cell}" for i, cell in enumerate(cells))]).encode()
+    fill(tmp_path / "set", many(40) | {"m.csv": table})
+    with pytest.raises(FromNoiseError, match="3 of 40 cells are none, the first 'big': empty them"):
+        open_dataset(tmp_path / "set", columns=["size:number"], cache_dir=tmp_path / "c")
+    (tmp_path / "set" / "m.csv").write_bytes(table.replace(b"big", b"").replace(b"huge", b"NULL"))
+    data = open_dataset(tmp_path / "set", columns=["size"], cache_dir=tmp_path / "c")
+    assert any("size: of its cells 2 that say 'n/a', 'NULL' count as empty" in note for note in data.notes)
+    assert "number from 0 to 35, 36 of 40 filled; 2 that say 'n/a', 'NULL' count as empty" in diagnose(data.listing)
+    with pytest.raises(FromNoiseError, match="no cell is one"):
+        columns.profile("size", Texts.of(["nan", "-"]), "number")
 
 
 # ---------------------------------------------------------------- maps

@@ -31,6 +31,7 @@ from fromnoise.data.splits import HELD_OUT_MOST, OPEN, TEST, TRAIN, VAL, assign,
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Unreadable
 from fromnoise.errors import FromNoiseError
+from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples
 
 
@@ -322,6 +323,56 @@ def test_a_table_gives_columns_and_names_what_is_missing(kind, alone, tmp_path):
     assert [c.name for c in opened(table.parent, tmp_path).columns] == ["text"], "no column of a table is the class"
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_broken_lines_of_a_table_cost_themselves_alone(alone, tmp_path):
+    rows = [json.dumps({"file_name": f"{i:03}.png", "height": i}) for i in range(6)]
+    one, several = (
+        [*rows[:3], '{"file_name": "003.png", "hei', *rows[4:]],
+        [*rows[:2], "[1]", "nonsense", "", *rows[4:]],
+    )
+    for lines, said, filled in (
+        (one, "m.jsonl: line 4 is not a JSON object: mend it; the other 5 rows count.", 5),
+        (several, "m.jsonl: 2 lines are not JSON objects, the first is line 3: mend them; the other 4 rows count.", 4),
+    ):
+        folder = fill(tmp_path / f"{filled}", many(6) | {"m.jsonl": "\n".join(lines).encode()})
+        data = opened(folder / "m.jsonl" if alone else folder, tmp_path, columns=["height:number"])
+        assert said in data.notes and said in diagnose(scan(folder)) and len(data) == (filled if alone else 6)
+        assert int(data.cond(np.arange(len(data))).present["height"].sum()) == filled
+    with pytest.raises(FromNoiseError, match="no line of it is a JSON object"):
+        scan(fill(tmp_path, {"all.jsonl": b"a\nb\n"}) / "all.jsonl")
+
+
+def test_rows_with_too_many_cells_are_said(tmp_path):
+    text = b"file_name,text\n000.png,one, two\n001.png,three,\n002.png,four\n"
+    notes = scan(fill(tmp_path, many(3) | {"m.csv": text})).notes
+    assert any("m.csv: line 2 has more cells than the first line" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_rows_that_contradict_each_other_or_name_nothing_are_said(kind, tmp_path):
+    def listed(name: str, *cells: tuple[str, str]) -> Listing:
+        lines = [json.dumps({"file_name": file, "kind": value}) for file, value in cells]
+        if kind == "csv":
+            lines = ["file_name,kind", *(f"{file},{value}" for file, value in cells)]
+        return scan(fill(tmp_path / name, many(3) | {f"m.{kind}": "\n".join(lines).encode()}))
+
+    first = 2 if kind == "csv" else 1
+    one = listed("one", ("000.png", "a"), ("001.png", "b"), ("./000.png", "c"), ("", "d"))
+    assert [one.items.columns["kind"][i] for i in range(3)] == ["c", "b", ""], "the last counts"
+    for said in (
+        f"m.{kind}: line {first + 3} has no file_name and belongs to no file: fill it in.",
+        f"m.{kind}: lines {first} and {first + 2} name the same file with different values: keep one a file; the last "
+        "counts.",
+    ):
+        assert said in one.notes and said in diagnose(one)
+    two = listed("two", ("000.png", "a"), ("000.png", "b"), ("001.png", "a"), ("001.png", "b"), ("", "c"), ("", "d"))
+    assert any(
+        f"2 files are named by several rows with different values, such as lines {first} and" in n for n in two.notes
+    )
+    assert any(f"2 rows, the first at line {first + 4}, have no file_name" in note for note in two.notes)
+    assert not listed("alike", ("000.png", "a"), ("000.png", "a"), ("001.png", "b")).notes, "no contradiction"
+
+
 def test_captions_beside_images_and_notes_without(tmp_path):
     files = many(6) | {f"{i:03}.txt": f"a noise\nof {i}".encode() for i in range(5)} | {"about.txt": b"hello"}
     data = opened(fill(tmp_path / "set", files), tmp_path)
@@ -393,6 +444,25 @@ def test_a_sheet_beside_samples_is_no_example(tmp_path):
         assert "fromnoise wrote" in reasons(listing)["sheet.png"]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_runs_inside_the_data_are_left_out_and_nothing_else(packed, tmp_path):
+    made = RunFolder(tmp_path / "run")
+    made.path.mkdir()
+    made.create({}, [("train", "000.png")])
+    run = {path.name: path.read_bytes() for path in (made.facts, made.split)} | {"previews/1.png": png(noise(8, 8, 3))}
+    files = many(4) | {f"runs/a/{name}": data for name, data in run.items()} | {"others/run.json": b"{}"}
+    files |= {f"runs/a/distilled/{name}": data for name, data in run.items()}
+    files |= {"theirs/run.json": b"{}", "theirs/split.jsonl": b'{"fold": 1}\n', "theirs/x.png": png(noise(8, 8, 3))}
+    source = pack("zip", files, tmp_path / "a.zip") if packed else fill(tmp_path / "set", files)
+    listing = scan(source)
+    assert [*listing.names(range(len(listing)))] == [*many(4), "theirs/x.png"]
+    said = "6 files of a run folder inside the data are left out."
+    assert said in listing.notes and said in diagnose(listing)
+    assert "with its 6 files" in reasons(listing)["runs/a/run.json"] and "runs/a/previews/1.png" not in reasons(listing)
+    if not packed:
+        assert len(scan(source / "runs" / "a" / "previews")) == 1, "what is asked for by its own name is data"
+
+
 def test_many_links_are_counted_and_three_are_named(tmp_path):
     fill(tmp_path / "set", many(3))
     for i in range(40):
@@ -424,6 +494,14 @@ def test_a_missing_path_and_broken_files_are_one_sentence(bad, tmp_path):
     with pytest.raises(FromNoiseError) as caught:
         scan(tmp_path / bad)
     assert bad in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_name_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(fill(tmp_path, many(3)))
+    for name in ("", " "):
+        with pytest.raises(FromNoiseError, match="name of the data is empty"):
+            scan(name)
+    assert len(scan(".")) == 3
 
 
 def test_a_pickled_array_is_never_loaded(tmp_path):

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 import fromnoise as fn
 from fromnoise import appraise
-from fromnoise.codec import codec_from_json
+from fromnoise.codec import audiofile, codec_from_json
 from fromnoise.codec.audiofile import read_recipe
 from fromnoise.codec.sound import UNIT, SoundCodec
-from fromnoise.data import diagnose, open_dataset, scan
+from fromnoise.data import diagnose, doctor, open_dataset, scan
 from fromnoise.data.store import Ragged
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.recipes import Facts, recipe
 from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime
@@ -216,27 +216,62 @@ def test_hits_keep_their_start_and_recordings_are_shown_in_parts(tmp_path):
 
 
 def test_what_cannot_be_heard_is_named_and_the_rest_trains(tmp_path):
-    mp3 = wav(tone(1.0, 22050), 22050, "MP3")
+    mp3, ogg = wav(tone(1.0, 22050), 22050, "MP3"), wav(tone(1.0, 22050), 22050, "OGG")
     whole, flac = wav(tone(0.2)), wav(tone(0.2), kind="FLAC")
     bad = {
         "cut.mp3": mp3[: len(mp3) // 2],
         "cut.wav": whole[: len(whole) // 2],
         "cut.flac": flac[: len(flac) // 2],
+        "cut.ogg": ogg[: len(ogg) // 2],
         "silent.wav": wav(np.zeros((4000, 1))),
         "point.wav": wav(np.ones((1, 1))),
         "words.wav": b"this is no sound at all",
         "empty.wav": b"",
-        "nan.wav": wav(np.full((4000, 1), np.nan), subtype="FLOAT"),
+        "nan.wav": wav(np.where(np.arange(4000) < 2000, 0.1, np.nan), subtype="FLOAT"),
+        "matlab.wav": wav(32768 * tone(0.2), subtype="FLOAT"),
+        "gain.wav": wav(100 * tone(0.2), subtype="FLOAT"),
         "six.wav": wav(np.repeat(tone(0.2), 6, axis=1)),
     }
     data = open_dataset(fill(tmp_path / "set", hits(40) | bad | {"lonely_1.wav": wav(tone(0.1, pitch=99))}))
     reasons = {file.name: file.reason for file in data.listing.skipped}
     assert set(reasons) == set(bad) and len(data) == 41
-    words = {"cut.mp3": "again", "cut.wav": "again", "cut.flac": "again", "silent.wav": "silent", "six.wav": "stereo"}
+    words = {"cut.mp3": "again", "cut.wav": "again", "cut.flac": "again", "cut.ogg": "again"}
+    words |= {"silent.wav": "silent", "six.wav": "stereo", "nan.wav": "at 0.250 s", "gain.wav": "highest"}
+    words |= {"matlab.wav": "divide it by 32768"}
     for name, word in (words | {"point.wav": "1 sample", "words.wav": "not a readable sound"}).items():
         assert word in reasons[name], (name, reasons[name])
     assert "copy" in reasons["empty.wav"]
+    said = diagnose(scan(tmp_path / "set"), tmp_path / "other cache")
+    assert "41 examples, 12 files skipped" in said
+    assert all(f"  {name}: {why}" in said for name, why in reasons.items()), "doctor names what train leaves out"
     assert any("single example (lonely)" in note for note in open_dataset(tmp_path / "set", columns=["word"]).notes)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_is_whole_or_named_wherever_it_is_cut(subtype):
+    noise_ = np.random.default_rng(0).normal(0, 0.1, 48000)
+    whole = wav(noise_, 48000, "OGG", subtype=subtype)
+    assert audiofile.probe(whole).frames == 48000
+    for size in np.linspace(60, len(whole) - 1, 50).astype(int).tolist():
+        with pytest.raises(Unreadable, match="cut short"):
+            audiofile.probe(whole[:size])
+
+
+@pytest.mark.parametrize("loud", [0.9, 1.5, 7.9])
+def test_floats_above_full_scale_are_sounds_still(loud):
+    y = np.full((800, 1), loud, np.float32)
+    data = wav(y, subtype="FLOAT")
+    np.testing.assert_array_equal(audiofile.decode(data, audiofile.probe(data), rate=8000, channels=1), y)
+
+
+def test_what_is_too_much_to_decode_is_said_and_damage_inside_is_named_once_it_is_known(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "set", hits(20) | {"silent.wav": wav(np.zeros((4000, 1)))})
+    monkeypatch.setattr(doctor, "MUCH", 1000)
+    before = diagnose(scan(folder), tmp_path / "c")
+    assert "judged by their headers" in before and "is silent" not in before and not list((tmp_path / "c").glob("*"))
+    open_dataset(folder, cache_dir=tmp_path / "c")
+    after = diagnose(scan(folder), tmp_path / "c")
+    assert "judged by their headers" not in after and "silent.wav: is silent" in after
 
 
 def test_of_mixed_media_most_files_win_and_the_others_are_listed(tmp_path):
@@ -280,6 +315,10 @@ def test_samples_go_beyond_the_window(run, tmp_path):
     made = run.sample(1, beginning=tmp_path / "start.wav")[0]
     kept = (len(y) // codec.bins - 1) * codec.bins
     assert np.abs(made[:kept] - y[:kept]).max() < 1e-4 and len(made) >= len(y) + codec.length - 2 * codec.bins
+    y[5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", y, 8000, subtype="FLOAT")
+    with pytest.raises(FromNoiseError, match=r"nan.wav holds NaN"):
+        run.sample(1, beginning=tmp_path / "nan.wav")
     with pytest.raises(FromNoiseError, match=r"start.txt"):
         run.sample(1, beginning=tmp_path / "start.txt")
 

@@ -448,6 +448,30 @@ def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, c
     assert "one subject" in (run / "report.html").read_text()
 
 
+def test_what_is_said_of_tables_and_runs_beside_volumes_names_nobody(tmp_path):
+    folder = planted(tmp_path / "in", "nifti")
+    family, given, *_ = NAMES
+    lines = [f"{family}/{given}.nii,one", f"{family}/{given}.nii,zw\u00f6lf", ",none"]
+    fill(
+        folder,
+        {
+            f"{family}.csv": "\n".join(["file_name,kind", *lines]).encode("latin-1"),
+            f"{family}.{given}/run.json": b"{}",
+            f"{family}.{given}/split.jsonl": b'["train", "a"]\n',
+        },
+    )
+    said = diagnose(scan(folder))
+    said = said.replace(str(folder), "")
+    for part in (
+        "a table: lines 2 and 3 name the same",
+        "a table: line 4",
+        "a table is read as",
+        "2 files of a run folder",
+    ):
+        assert part in said
+    assert not any(name.lower() in said.lower() for name in NAMES), said
+
+
 def test_the_model_holds_what_samples_need_and_no_more(tmp_path):
     data = fill(tmp_path / "in", {f"{k}.dcm": dicom(named(m)) for k, m in series(ball((30, 12, 12))).items()})
     run = fn.train(data, out=tmp_path / "run", steps=2, settings=TINY)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import fromnoise as fn
 from fromnoise.codec import ImageCodec
-from fromnoise.data import open_dataset
+from fromnoise.data import diagnose, open_dataset, scan
 from fromnoise.data.documents import decode, documents, passages
 from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.evaluate.judge_text import judge_text
@@ -35,7 +35,13 @@ def test_encodings_are_said_or_refused_in_a_sentence():
     text, said = decode(german.encode("cp1252"), "a.txt")
     assert text == german and said is not None and "Windows-1252" in said
     broken = german.encode()[:20] + b"\xc3" + german.encode()[20:]
-    for data, reason in [(broken, "broken UTF-8 at byte"), (bytes(range(128, 256)), "broken"), (b"a\x00b", "control")]:
+    faults = [(broken, "broken UTF-8 at byte"), (bytes(range(128, 256)), "broken"), (b"a\x00b", "a NUL byte at byte 1")]
+    faults += [
+        (german.encode(end), "looks like UTF-16 without its mark.* save it as UTF-8")
+        for end in ("utf-16-le", "utf-16-be")
+    ]
+    faults += [(b"ab\x01", "control character 1")]
+    for data, reason in faults:
         with pytest.raises(Unreadable, match=reason):
             decode(data, "a.txt")
 
@@ -50,6 +56,18 @@ def test_one_file_is_a_document_a_line_and_several_are_one_each():
     assert len(documents(several).texts) == 360 and "many lines" in documents(several).notes[-1]
     with pytest.raises(Unreadable, match="blank lines"):
         documents({"a.txt": b"\n \n"})
+
+
+def test_long_lines_are_said_to_be_cut_into_passages():
+    long = " ".join(["word"] * 1000)
+    alone = documents({"a.txt": long.encode()})
+    assert len(alone.texts) == 3
+    assert alone.notes[-1] == (
+        "3 documents, passages of at most 2,000 characters cut from one long line, as there is one file."
+    )
+    some = documents({"a.txt": f"one\n{long}\n{long}\ntwo".encode()})
+    assert "one a line, but for 2 longer than 2,000 characters, in passages, as" in some.notes[-1]
+    assert "one a line, as" in documents({"a.txt": b"one\ntwo"}).notes[-1]
 
 
 def test_broken_running_text_is_put_into_passages():
@@ -188,6 +206,13 @@ def test_bad_files_get_a_sentence_and_a_remedy(data, said, tmp_path):
     with pytest.raises(FromNoiseError, match=said) as caught:
         open_dataset(fill(tmp_path, {"a.txt": data}) / "a.txt")
     assert "a.txt" in str(caught.value) and ": " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_doctor_says_of_vocabulary_and_window_what_train_will_choose(tmp_path):
+    file = fill(tmp_path, {"a.txt": "\n".join(spelt(150)).encode()}) / "a.txt"
+    data, said = open_dataset(file), diagnose(scan(file))
+    assert f"x0       {data.codec.shape[0]} (symbols)" in said and data.codec.shape[0] < 256
+    assert sum(note in said for note in data.notes if note.startswith(("vocabulary", "window"))) == 2
 
 
 def test_latin_1_is_read_and_said(tmp_path):

@@ -22,6 +22,11 @@ from fromnoise.types import Shape
 
 SHORTEST = 0.01  # seconds of a clip that can be learned from
 _SILENCE = 1e-4  # -80 dB of full scale: nothing of it is heard
+# Of full scale.  Floats may go beyond 1, as mixes do by some dB; what is 18 dB above it is of another scale, and as all
+# clips share one gain, a single such file would make silence of the others.
+_LOUDEST = 8.0
+_SCALES = (2**15, 2**23, 2**31)  # full scale of whole numbers that were written as floats, from 16 bits on
+_FEWEST_BITS = 2**7  # below it is no recording in whole numbers, but too high a gain
 _STARTS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 
 
@@ -89,19 +94,28 @@ def _missing(data: bytes) -> bool:
     if data[:4] == b"RIFF":
         promised = int.from_bytes(data[4:8], "little")
         return promised < 0xFFFFFF00 and promised + 8 > len(data) + 1
+    if data[:4] == b"OggS":
+        return not _ends(data)
     for tag in (b"Xing", b"Info"):  # of MP3: flags, then the number of frames and of bytes, where flagged
         at = data.find(tag, 0, 1 << 16)
-        if at >= 0 and data[:4] not in (b"fLaC", b"OggS"):
+        if at >= 0 and data[:4] != b"fLaC":
             flags = int.from_bytes(data[at + 4 : at + 8], "big")
             place = at + 8 + 4 * (flags & 1)
             return bool(flags & 2) and int.from_bytes(data[place : place + 4], "big") > len(data)
     return False
 
 
+def _ends(data: bytes) -> bool:
+    """Whether the last page of an Ogg file is whole and says that it is the last (RFC 3533, section 6)."""
+    page = data[data.rfind(b"OggS") :]
+    head = 27 + page[26] if len(page) > 26 else len(page) + 1
+    return head + sum(page[27:head]) <= len(page) and bool(page[5] & 4)
+
+
 def decode(data: bytes, header: SoundHeader, *, rate: int, channels: int) -> np.ndarray:
     """The samples of a probed file, (n, channels) float32 at `rate`: mono doubled, stereo averaged, resampled.
 
-    Raises Unreadable for a file that holds less than its header says, or nothing that is heard.
+    Raises Unreadable for a file that holds less than its header says, nothing that is heard, or what is no sound.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -110,14 +124,28 @@ def decode(data: bytes, header: SoundHeader, *, rate: int, channels: int) -> np.
         raise Unreadable(f"cannot be decoded ({_why(error)}): export it again as WAV") from error
     if len(samples) < header.frames:
         raise Unreadable(f"only {len(samples):,} of {header.frames:,} samples can be decoded: export it again")
-    if np.abs(samples).max() < _SILENCE:
-        raise Unreadable("is silent throughout: leave it out, or mend its recording")
+    _check(samples, header.rate)
     if header.channels != channels:
         samples = samples.mean(axis=1, keepdims=True) if channels == 1 else samples.repeat(2, axis=1)
     if header.rate != rate:
         ratio = Fraction(rate, header.rate).limit_denominator(1000)
         samples = resample_poly(samples, ratio.numerator, ratio.denominator, axis=0)
     return samples.astype(np.float32)
+
+
+def _check(samples: np.ndarray, rate: int) -> None:
+    """Raises Unreadable where (n, channels) are silent, no numbers, or of another scale than that from -1 to 1."""
+    peaks = np.abs(samples).max(axis=1)
+    finite = np.isfinite(peaks)
+    if not finite.all():
+        raise Unreadable(f"holds NaN or infinite values, the first at {finite.argmin() / rate:.3f} s: export it again")
+    peak = float(peaks.max())
+    if peak < _SILENCE:
+        raise Unreadable("is silent throughout: leave it out, or mend its recording")
+    if peak > _LOUDEST:
+        scale = next((scale for scale in _SCALES if peak <= scale), None) if peak > _FEWEST_BITS else None
+        remedy = f"export it as 16-bit, or divide it by {scale}" if scale else "divide it by its highest value"
+        raise Unreadable(f"reaches {peak:,.0f} times full scale: {remedy}")
 
 
 def save(

@@ -92,6 +92,53 @@ class Dataset:
         return [self.listing.items.columns[column][int(i)] for i in indices]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """A listing as it is trained on, but for columns.
+
+    `whole` is the listing without what cannot be decoded; `listing` is the same, in pieces where long clips are cut
+    into such, and `rows` and `splits` are its.  `codec` is fitted; `chosen`, what came before that, and `fitted` are
+    sentences, as is `split`.
+    """
+
+    whole: Listing
+    listing: Listing
+    codec: Codec
+    rows: np.ndarray | Ragged
+    splits: np.ndarray
+    chosen: tuple[str, ...]
+    fitted: tuple[str, ...]
+    split: str
+
+
+def decoded(
+    listing: Listing, size: Size | None = None, cache_dir: Path | None = None, progress: Progress | None = None
+) -> Decoded:
+    """What decoding makes of a listing, from the cache or put there now.
+
+    Raises FromNoiseError where nothing can be decoded, or the cache cannot be written.
+    """
+    codec, how = listing.medium.choose(listing.common, listing.headers, size)
+    stored = cached(listing, codec, cache_dir, progress)
+    whole = listing = _without_broken(listing, stored)
+    rows, cut = stored.rows, []
+    if isinstance(rows, Ragged):
+        listing, rows, cut = in_pieces(listing, rows, codec)
+    by = "their place in their file" if cut else listing.parted
+    splits, split = assign(listing.items.split, listing.items.digest, by)
+    codec, fitted = codec.fitted(stored.low, stored.high, _some(rows, splits))
+    return Decoded(
+        whole=whole,
+        listing=listing,
+        codec=codec,
+        rows=rows,
+        splits=splits,
+        chosen=(*how, *cut),
+        fitted=tuple(fitted),
+        split=split,
+    )
+
+
 def open_dataset(
     source: str | Path | np.ndarray | Listing,
     *,
@@ -118,15 +165,8 @@ def open_dataset(
         )
     profiles = columns_.roles(listing.items.columns, listing.profiles, columns or ())
     chosen, why = columns_.choose(profiles, columns and columns_.plain(columns, profiles))
-    codec, how = listing.medium.choose(listing.common, listing.headers, size)
-    stored = cached(listing, codec, cache_dir, progress)
-    listing = _without_broken(listing, stored)
-    rows, cut = stored.rows, []
-    if isinstance(rows, Ragged):
-        listing, rows, cut = in_pieces(listing, rows, codec)
-    by = "their place in their file" if cut else listing.parted
-    splits, split_note = assign(listing.items.split, listing.items.digest, by)
-    codec, fitted = codec.fitted(stored.low, stored.high, _some(rows, splits))
+    found = decoded(listing, size, cache_dir, progress)
+    listing, codec, splits = found.listing, found.codec, found.splits
     encoded = tuple(_encoded(p, listing, codec, splits == TRAIN, cache_dir) for p in chosen)
     return Dataset(
         codec=codec,
@@ -136,17 +176,16 @@ def open_dataset(
         source=listing.source,
         notes=(
             *listing.notes,
-            *how,
-            *cut,
-            *fitted,
+            *found.chosen,
+            *found.fitted,
             why,
             *(note for e in encoded for note in e.notes),
-            split_note,
+            found.split,
             *_skip_note(listing),
         ),
         splits=splits,
         encoded=encoded,
-        stored=rows,
+        stored=found.rows,
     )
 
 

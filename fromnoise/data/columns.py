@@ -15,14 +15,15 @@ text     anything else: captions, names, identifiers.  As a condition its words 
 Without being asked a model is conditional on the one class that says it is a label, and on what the words of the set
 say: the caption (`caption`, `text`, `prompt`, `description`), or else the word of the files' names; on maps; and on
 `position`, where in a whole its parts lie, which is never a class.
-Asked for as "size:number" a column is what stands after the colon.
+Asked for as "size:number" a column is what stands after the colon.  Where all other cells are numbers, a word for what
+is missing (`MISSING`) is an empty cell.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -39,6 +40,7 @@ ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 LABEL_NAMES = frozenset({"label", "labels", "class", "target", "targets", "y"})
 CAPTION_NAMES = frozenset({"caption", "captions", "text", "prompt", "description"})
 WORD = "word"
+MISSING = frozenset({"na", "n/a", "nan", "null", "none", "-", "?"})  # in any case
 _MOST_LABELS = 1_000
 _MOST_NUMERIC_LABELS = 20
 _EXAMPLES_A_LABEL = 5
@@ -47,7 +49,10 @@ UNCONDITIONAL = "unconditional, as asked."
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a column holds: its role, how many examples have a value, its labels, range or length, an example of it."""
+    """What a column holds: its role, how many examples have a value, its labels, range or length, an example of it.
+
+    `missing` are the words that count as empty cells, and how many cells have each.
+    """
 
     name: str
     role: Role
@@ -58,6 +63,13 @@ class Profile:
     high: float = 0.0
     size: int = 1
     example: str = ""
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def said_missing(self) -> str:
+        """How many cells have words for what is missing, and which; empty without any."""
+        count, words = sum(self.missing.values()), ", ".join(map(repr, islice(self.missing, 3)))
+        return f"{count:,} that say{'s' * (count == 1)} {words} count{'s' * (count == 1)} as empty" if count else ""
 
     @property
     def natural(self) -> bool:
@@ -108,7 +120,9 @@ def profile(name: str, values: Texts, role: Role | None = None) -> Profile:
 
     Raises FromNoiseError where the values cannot be what `role` says.
     """
-    counts = values.counts()
+    counts, missing = values.counts(), {}
+    if role in (None, "class", "number"):
+        counts, missing = _told_apart(counts)
     role = _role(name, counts) if role is None else _checked(name, counts, role)
     finite = [n for value in counts if (n := _number(value)) is not None and math.isfinite(n)]
     return Profile(
@@ -121,7 +135,16 @@ def profile(name: str, values: Texts, role: Role | None = None) -> Profile:
         high=max(finite) if role == "number" else 0.0,
         size=len(as_vector(next(iter(counts))) or ()) if role == "vector" else 1,
         example=max(islice(counts, 100), key=len, default="")[:80],
+        missing=missing,
     )
+
+
+def _told_apart(counts: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """The values, and apart from them the words for what is missing where all others are numbers, two or more: beside
+    one alone, as in 1 and -, such a word may well be a value."""
+    missing = {value: n for value, n in counts.items() if value.lower() in MISSING}
+    others = {value: n for value, n in counts.items() if value not in missing}
+    return (others, missing) if len(others) > 1 and None not in map(_number, others) else (counts, {})
 
 
 def _role(name: str, counts: Mapping[str, int]) -> Role:
@@ -146,11 +169,15 @@ def _are_vectors(counts: Mapping[str, int]) -> bool:
 
 def _checked(name: str, counts: Mapping[str, int], role: Role) -> Role:
     """`role`, if the values can be that."""
-    odd = next((value for value in counts if _number(value) is None), None)
-    if role == "number" and odd is not None:
+    odd = [value for value in counts if _number(value) is None and value.lower() not in MISSING]
+    if role == "number" and odd:
+        number = f"{sum(map(counts.__getitem__, odd)):,} of {sum(counts.values()):,} cells are none"
         raise FromNoiseError(
-            f"Column {name!r} cannot be a number, since it has {odd[:40]!r}: name it without the role."
+            f"Column {name!r} cannot be a number, since {number}, the first {odd[0][:40]!r}: empty them, or name the "
+            "column without the role."
         )
+    if role == "number" and not any(n is not None and math.isfinite(n) for n in map(_number, counts)):
+        raise FromNoiseError(f"Column {name!r} cannot be a number, since no cell is one: name it without the role.")
     if role == "vector" and not _are_vectors(counts):
         raise FromNoiseError(f"Column {name!r} cannot be a vector: write lists of one length, such as [0.2, 0.8].")
     if role == "class" and len(counts) > _MOST_LABELS:
@@ -257,9 +284,8 @@ def _class(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     place = {label: i for i, label in enumerate(profile.labels)}
     codes = np.array([place.get(word, -1) for word in values.words], dtype=np.int64)[values.codes]
     column = Column(name=profile.name, kind="class", labels=profile.labels)
-    return Encoded(
-        column=column, values=np.maximum(codes, 0), present=codes >= 0, notes=tuple(_lonely(column, codes[codes >= 0]))
-    )
+    notes = (*_words_for_missing(profile), *_lonely(column, codes[codes >= 0]))
+    return Encoded(column=column, values=np.maximum(codes, 0), present=codes >= 0, notes=notes)
 
 
 def _lonely(column: Column, codes: np.ndarray) -> list[str]:
@@ -277,7 +303,8 @@ def _lonely(column: Column, codes: np.ndarray) -> list[str]:
 
 def _number_column(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     used = values.counts()
-    parsed = np.array([float(word) if word in used else math.nan for word in values.words])[values.codes]
+    numbers = (_number(word) if word in used else None for word in values.words)
+    parsed = np.array([math.nan if number is None else number for number in numbers])[values.codes]
     present = np.isfinite(parsed)
     seen = parsed[present & train] if (present & train).any() else parsed[present]
     column = Column(
@@ -288,7 +315,7 @@ def _number_column(profile: Profile, values: Texts, train: np.ndarray) -> Encode
         low=float(seen.min()),
         high=float(seen.max()),
     )
-    notes = _missing(column, present, "number")
+    notes = [*_words_for_missing(profile), *_missing(column, present, "number")]
     if column.low == column.high:
         notes.append(f"{column.name} is {column.low:g} in all training examples, which teaches nothing: leave it out.")
     standard = np.where(present, (parsed - column.mean) / column.std, 0)
@@ -326,6 +353,10 @@ def _caption(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     if long := int((lengths > LONGEST).sum()):
         notes.append(f"{column.name}: {long:,} with up to {lengths.max():,} words, of which the first {LONGEST} count.")
     return Encoded(column=column, values=coded, present=present, notes=tuple(notes))
+
+
+def _words_for_missing(profile: Profile) -> list[str]:
+    return [f"{profile.name}: of its cells {profile.said_missing}."] if profile.missing else []
 
 
 def _missing(column: Column, present: np.ndarray, what: str) -> list[str]:

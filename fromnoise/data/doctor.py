@@ -1,46 +1,77 @@
-"""`fromnoise doctor DATA`: what a scan found, what looks odd, what it proposes, and every file that is left out."""
+"""`fromnoise doctor DATA`: what was found, what looks odd, what is proposed, and every file that is left out.
+
+Examples are decoded as training does it, into the same cache, so that both say and leave out the same; `MUCH` data is
+not, unless it is in the cache already, and that is said.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
 from fromnoise.codec import Codec
+from fromnoise.data.cache import decoded
 from fromnoise.data.columns import Profile, choose
 from fromnoise.data.listing import Listing, links_note
+from fromnoise.data.scan import Progress
 from fromnoise.data.splits import assign
+from fromnoise.data.store import is_cached
 
+MUCH = 1 << 31  # pixels, samples or characters; a core decodes some tens of millions a second
 _SHOWN = 5
 _LINKS = 10  # more links than that are counted and not listed
 _FEW = 200
 
 
-def diagnose(listing: Listing) -> str:
-    """The diagnosis as plain text; after the summary every skipped file stands on a line of its own."""
-    codec, how = listing.medium.choose(listing.common, listing.headers, None)
-    parts = (_summary(listing), _remarks(listing, codec), _proposals(listing, codec, how), _skipped(listing))
+def diagnose(listing: Listing, cache_dir: Path | None = None, progress: Progress | None = None) -> str:
+    """The diagnosis as plain text; after the summary every skipped file stands on a line of its own.
+
+    `cache_dir` and `progress` are those of `open_dataset`.  Raises FromNoiseError where nothing can be decoded.
+    """
+    codec, chosen = listing.medium.choose(listing.common, listing.headers, None)
+    how = [("size", note) for note in chosen]
+    split, remarks = assign(listing.items.split, listing.items.digest, listing.parted)[1], []
+    values = sum(math.prod(header.size) * count for header, count in listing.headers.items())
+    scanned = len(listing)
+    if values <= MUCH or is_cached(listing, codec, cache_dir):
+        found = decoded(listing, None, cache_dir, progress)
+        listing, codec, split = found.whole, found.codec, found.split
+        how = [*(("size", note) for note in found.chosen), *(("fitted", note) for note in found.fitted)]
+    else:
+        remarks.append(
+            f"{_count(scanned, 'example')} would take long to decode and are judged by their headers: train decodes "
+            "them, and lists in run.json what is damaged inside"
+        )
+    parts = (
+        _summary(listing, split, scanned),
+        _remarks(listing, codec, remarks),
+        _proposals(listing, codec, how),
+        _skipped(listing),
+    )
     return "\n".join(chain.from_iterable(parts))
 
 
-def _summary(listing: Listing) -> Iterator[str]:
+def _summary(listing: Listing, split: str, scanned: int) -> Iterator[str]:
+    """`scanned` is how many examples the columns are of."""
     yield f"{listing.source}: {_count(len(listing), 'example')}, {_count(len(listing.skipped), 'file')} skipped"
     yield f"  medium        {listing.medium.name}"
     yield f"  size          {_sizes(listing)}"
     yield f"  mode          {_counts(listing.modes)}"
     yield f"  dtype         {_counts(listing.dtypes)}"
-    split = assign(listing.items.split, listing.items.digest, listing.parted)[1]
     yield f"  split         {split.removeprefix('split ')}"
     for profile in listing.profiles:
-        yield f"  column        {_column(profile, len(listing))}"
+        yield f"  column        {_column(profile, scanned)}"
     if not listing.profiles:
         yield "  column        none"
 
 
-def _remarks(listing: Listing, codec: Codec) -> Iterator[str]:
-    remarks = [*listing.notes, *_duplicates(listing), *_odd(listing, codec)]
+def _remarks(listing: Listing, codec: Codec, remarks: Sequence[str]) -> Iterator[str]:
+    remarks = [*listing.notes, *remarks, *_duplicates(listing), *_odd(listing, codec)]
     if len(listing) < _FEW:
         remarks.append(f"{_count(len(listing), 'example')}: a model will mostly remember them; more would help")
     if remarks:
@@ -48,10 +79,10 @@ def _remarks(listing: Listing, codec: Codec) -> Iterator[str]:
         yield from (f"  {remark}" for remark in remarks)
 
 
-def _proposals(listing: Listing, codec: Codec, how: Sequence[str]) -> Iterator[str]:
+def _proposals(listing: Listing, codec: Codec, how: Sequence[tuple[str, str]]) -> Iterator[str]:
     yield "proposal"
     yield f"  x0       {' x '.join(map(str, codec.shape))} ({', '.join(codec.axes)})"
-    yield from (f"  size     {note}" for note in how)
+    yield from (f"  {what:<8} {note}" for what, note in how)
     yield f"  columns  {choose(listing.profiles, None)[1]}"
 
 
@@ -111,6 +142,7 @@ def _counts(counts: Counter[str]) -> str:
 
 def _column(profile: Profile, total: int) -> str:
     filled = "" if profile.filled == total else f", {profile.filled:,} of {total:,} filled"
+    filled += f"; {profile.said_missing}" if profile.missing else ""
     if profile.role == "class":
         shown = ", ".join(profile.labels[:_SHOWN]) + (", ..." if len(profile.labels) > _SHOWN else "")
         return f"{profile.name}: class of {len(profile.labels)} labels ({shown}){filled}"

@@ -19,6 +19,7 @@ from fromnoise.errors import Unreadable
 
 PASSAGE = 2000
 MANY = 100  # lines, the median of several files, that make each of them a document
+_HEAD = 1 << 16  # bytes that an encoding is told by
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
@@ -38,13 +39,23 @@ class Documents:
 def decode(data: bytes, name: str) -> tuple[str, str | None]:
     """(the text, what was assumed if anything was).  Raises Unreadable where `data` is no text to be trusted."""
     mark = next((encoding for start, encoding in _MARKS.items() if data.startswith(start)), None)
+    if mark is None and _unmarked(data):
+        raise Unreadable("looks like UTF-16 without its mark, every second byte is NUL: save it as UTF-8")
     try:
         text, said = data.decode(mark or "utf-8"), None
     except UnicodeDecodeError as error:
         text, said = _decode_latin(data, name, error)
     if found := _CONTROL.search(text):
-        raise Unreadable(f"is no plain text (it has the control character {ord(found[0])}): export it as text")
+        what = f"a NUL byte at byte {data.find(0):,}" if found[0] == "\0" else f"the control character {ord(found[0])}"
+        raise Unreadable(f"is no plain text (it has {what}): export it as text")
     return text, said
+
+
+def _unmarked(data: bytes) -> bool:
+    """Whether nearly every second byte is NUL and hardly another, as in UTF-16 of letters below U+0100."""
+    head = data[:_HEAD]
+    few, many = sorted(head[start::2].count(0) for start in (0, 1))
+    return many >= max(4, 0.4 * len(head)) and few <= 0.02 * len(head)
 
 
 def _decode_latin(data: bytes, name: str, error: UnicodeDecodeError) -> tuple[str, str]:
@@ -84,20 +95,29 @@ def documents(files: Mapping[str, bytes], *, by: Literal["line", "file"] | None 
         raise Unreadable(next((f"{name} {why}" for name, why in broken.items()), "there are no files of text"))
     by, why = (by, "as asked") if by else _proposed(list(texts.values()))
     found: list[tuple[str, str, str]] = []
+    wholes = cut = 0
     for name, text in texts.items():
         units = [(name, text)]
         if by == "line":
             units = [(f"{name}:{i}", line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
         for unit, whole in units:
             pieces = passages(whole)
+            wholes, cut = wholes + 1, cut + (len(pieces) > 1)
             names = [unit] if len(pieces) == 1 else [f"{unit}:{i}" for i in range(1, len(pieces) + 1)]
             found += zip([name] * len(pieces), names, pieces, strict=True)
-    unit = "line" if by == "line" else "file, long ones in passages"
-    count = f"{len(found):,} document{'s' * (len(found) != 1)}"
+    count = f"{len(found):,} document{'s' * (len(found) != 1)}, {_unit(by, cut, lone=wholes == 1)}, {why}."
     sources, names, parts = zip(*found, strict=True)
-    return Documents(
-        texts=parts, files=sources, names=names, notes=(*notes, f"{count}, one a {unit}, {why}."), broken=broken
-    )
+    return Documents(texts=parts, files=sources, names=names, notes=(*notes, count), broken=broken)
+
+
+def _unit(by: Literal["line", "file"], cut: int, lone: bool) -> str:
+    """What each document is, where `cut` of the lines or files are too long to be one; `lone` says that there was one
+    in all."""
+    if cut and lone:
+        return f"passages of at most {PASSAGE:,} characters cut from one long {by}"
+    if by == "file":
+        return "one a file, long ones in passages"
+    return f"one a line, but for {cut:,} longer than {PASSAGE:,} characters, in passages" if cut else "one a line"
 
 
 def _proposed(texts: Sequence[str]) -> tuple[Literal["line", "file"], str]:

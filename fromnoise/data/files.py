@@ -7,6 +7,7 @@ are looked at.  A set is of one medium, that of most of its files.
 from __future__ import annotations
 
 import csv
+import json
 import posixpath
 from array import array
 from collections import defaultdict
@@ -22,6 +23,7 @@ from fromnoise.codec.medium import HEAD
 from fromnoise.data import table
 from fromnoise.data.documents import decode
 from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
+from fromnoise.data.splits import NAMES
 from fromnoise.data.stack import is_array
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Growing, Texts
@@ -42,13 +44,15 @@ from fromnoise.errors import FromNoiseError
 _NOTES = ("readme", "license", "licence", "notice", "copying", "copyright", "authors", "changelog", "credits", "index")
 _NOTE_SUFFIXES = (".md", ".rst", ".txt", ".html", ".htm", ".pdf", ".doc", ".docx", ".url", ".log", ".cff", ".bib")
 _UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".m4a", ".aac", ".wma")
+_RUN, _SPLIT = "run.json", "split.jsonl"  # what makes a folder a run, see `folder.py`
+_LINE = 1 << 16  # bytes
 _CAPTION_LIMIT = 1 << 20
 _LOOKED, _CLAIMED = 32, 0.25  # by how many files it is decided whose a shared ending is, and by what share of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """The files of a tree by kind; `examples`, all of `medium`, are places among its entries."""
+    """The files of a tree by kind; `examples`, all of `medium`, are places among its entries; `notes` are sentences."""
 
     medium: Medium[Any, Any]
     examples: array
@@ -56,6 +60,7 @@ class Kinds:
     tables: list[Entry]
     captions: dict[str, int] = field(default_factory=dict)
     skipped: list[Skipped]
+    notes: list[str] = field(default_factory=list)
 
 
 def sort(tree: Tree) -> Kinds:
@@ -69,9 +74,12 @@ def sort(tree: Tree) -> Kinds:
         ending: name for name, medium in MEDIA.items() if isinstance(medium, Sharing) for ending in medium.shared
     }
     shared: dict[str, array] = defaultdict(partial(array, "q"))
-    arrays, tables, texts, skipped = [], [], array("q"), []
+    arrays, tables, texts = [], [], array("q")
+    runs, skipped, notes = _runs(tree)
     for place, name in enumerate(tree.entries.names):
         ending = suffix(name)
+        if place in runs:
+            continue
         if ending in TEXT.suffixes:
             texts.append(place)
         elif ending in endings:
@@ -89,8 +97,7 @@ def sort(tree: Tree) -> Kinds:
     for medium, places in shared.items():
         _share(tree, MEDIA[medium], places, found)
     if not arrays and not any(found.values()):
-        notes = {place for place in texts if _is_note(tree.entries.names[place])}
-        chosen = [place for place in texts if place not in notes] or texts
+        chosen = [place for place in texts if not _is_note(tree.entries.names[place])] or texts
         found[TEXT.name] = array("q", chosen)
         texts = array("q", sorted(set(texts) - set(chosen)))
     medium = _majority(found, len(arrays))
@@ -101,7 +108,7 @@ def sort(tree: Tree) -> Kinds:
         skipped += [Skipped(name=entry.name, reason=why) for entry in arrays]
         arrays = []
     examples = found[medium.name]
-    kinds = Kinds(medium=medium, examples=examples, arrays=arrays, tables=tables, skipped=skipped)
+    kinds = Kinds(medium=medium, examples=examples, arrays=arrays, tables=tables, skipped=skipped, notes=notes)
     stems = {_stem(tree.entries.names[place]) for place in examples} if texts else set()
     for place in texts:
         name = tree.entries.names[place]
@@ -111,6 +118,34 @@ def sort(tree: Tree) -> Kinds:
             why = "a note, not an example" if _is_note(name) else "a note: no example of the same name is beside it"
             skipped.append(Skipped(name=name, reason=why))
     return kinds
+
+
+def _runs(tree: Tree) -> tuple[frozenset[int], list[Skipped], list[str]]:
+    """The places of what lies in run folders of fromnoise inside the tree, each folder with its reason, and a sentence.
+
+    A model would learn from what an earlier one made, of which a run folder is full.
+    """
+    names, skipped, inside = tree.entries.names, [], set[int]()
+    splits = {name.removesuffix(_SPLIT): place for place, name in enumerate(names) if name.endswith("/" + _SPLIT)}
+    found = [name.removesuffix(_RUN) for name in names if name.endswith("/" + _RUN)]
+    for folder in sorted(folder for folder in found if folder in splits and _is_split(tree, splits[folder])):
+        places = {place for place, name in enumerate(names) if name.startswith(folder)} - inside
+        if places:  # otherwise it lies in another run, as a student does
+            why = f"a run folder of fromnoise, left out with its {len(places):,} files"
+            skipped.append(Skipped(name=folder + _RUN, reason=why))
+        inside |= places
+    what = "a run folder" if len(skipped) == 1 else f"{len(skipped):,} run folders"
+    said = [f"{len(inside):,} files of {what} inside the data are left out."] if inside else []
+    return frozenset(inside), skipped, said
+
+
+def _is_split(tree: Tree, place: int) -> bool:
+    """Whether a file begins with a split and the name of an example, as a run's does."""
+    with suppress(Exception):  # of an archive of any kind
+        with tree.open(tree.entries[place]) as file:
+            first = json.loads(file.readline(_LINE))
+        return len(first) == 2 and first[0] in NAMES
+    return False
 
 
 def apart(tree: Tree, kinds: Kinds, medium: Medium[Any, Any]) -> tuple[Kinds, list[Skipped]]:
@@ -233,8 +268,8 @@ def from_table(file: Path, skipped: list[Skipped]) -> tuple[Tree, list[tuple[str
 
 def _join(tree: Tree, entry: Entry, exists: Callable[[str], bool]) -> Table | None:
     text, said = decode(read(tree, entry), entry.name)
-    found = table.match(entry.name, table.parse_columns(entry.name, text), exists)
-    return found and replace(found, note=said)
+    found = table.match(entry.name, table.parse(entry.name, text), exists)
+    return found and replace(found, notes=(*([said] if said else []), *found.notes))
 
 
 def _missing(where: str, names: Iterable[str]) -> Iterable[Skipped]:

@@ -58,6 +58,8 @@ def scan(
     `size` is what `open_dataset` will be asked for, since what an example is may depend on it.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
+    if isinstance(source, str) and not source.strip():
+        raise FromNoiseError("The name of the data is empty: give a folder, archive or file; . is this folder.")
     reading = Reading(channels_first=channels_first, axes=parse_axes(axes))
     if isinstance(source, np.ndarray):
         return _in_memory(source, reading, progress)
@@ -73,7 +75,7 @@ def scan(
         kinds = files.sort(tree)
         tables = files.tables(tree, kinds, skipped)
     skipped += [*tree.skipped, *kinds.skipped]
-    notes = [one.note for _, one in tables if one.note]
+    notes = [*kinds.notes, *(note for _, one in tables for note in one.notes)]
     medium = kinds.medium
     maps = _maps(tree, kinds, tables) if medium is IMAGE else {}
     if maps:
@@ -128,6 +130,8 @@ def _gathered(
     notes: Sequence[str],
 ) -> Listing:
     left = without_names(skipped) if gathered.nameless else list(skipped)
+    for name, _ in tables if gathered.nameless else ():
+        notes = [note.replace(name, "a table") for note in notes]
     left += [Skipped(name=name, reason=why) for name, why in gathered.broken.items()]
     items, stacks = items_of(gathered), [stack_of(source, gathered)]
     items = items if gathered.nameless else _described(items, gathered.files)

@@ -91,9 +91,8 @@ def cached(
 
     `progress` is called with (examples done, examples in all).  Raises FromNoiseError where the disk refuses.
     """
-    root = cache_dir or default_cache()
-    folder = root / _key(listing, codec)
-    if not (folder / "meta.json").exists():
+    root, folder = _places(listing, codec, cache_dir)
+    if not is_cached(listing, codec, cache_dir):
         try:
             root.mkdir(parents=True, exist_ok=True)
             _remove_stale(root)
@@ -112,11 +111,18 @@ def cached(
     return stored
 
 
-def _key(listing: Listing, codec: Codec) -> str:
-    """The content in its order and the whole codec, its version included."""
+def is_cached(listing: Listing, codec: Codec, cache_dir: Path | None = None) -> bool:
+    """Whether `cached` finds the examples decoded."""
+    return (_places(listing, codec, cache_dir)[1] / "meta.json").exists()
+
+
+def _places(listing: Listing, codec: Codec, cache_dir: Path | None) -> tuple[Path, Path]:
+    """The folder of caches, and that of these examples: by the content in its order and the whole codec, its version
+    included."""
     digest = blake2b(json.dumps(codec.to_json(), sort_keys=True).encode(), digest_size=20)
     digest.update(np.ascontiguousarray(listing.items.digest).data)
-    return digest.hexdigest()
+    root = cache_dir or default_cache()
+    return root, root / digest.hexdigest()
 
 
 def _build(listing: Listing, codec: Codec, folder: Path, progress: Callable[[int, int], None] | None) -> None:

@@ -1,6 +1,7 @@
 """Tables and captions: what stands beside the images as text.
 
-A table is a `.csv`, `.tsv` or `.jsonl` file with one column that names files, relative to the table's own folder.
+A table is a `.csv`, `.tsv` or `.jsonl` file with one column that names files, relative to the table's own folder.  What
+is wrong with some of its rows is said, and the others count.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import csv
 import io
 import json
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,50 +31,85 @@ class Table:
     """`columns` of as many rows as the table has; `rows` says which one describes a file.
 
     `images` are the columns of paths to image files that exist, a file or "" a row;
-    `missing` are files that it names and that are not there; `note` says what was assumed in reading it.
+    `missing` are files that it names and that are not there; `notes` say what was assumed in reading it and what is
+    wrong with it, without the names of files.
     """
 
     file_column: str
     rows: Mapping[str, int]
     columns: Mapping[str, Texts]
     missing: tuple[str, ...]
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def parse_columns(name: str, text: str) -> dict[str, Texts]:
-    """The columns of a table, all of one length; a cell that is empty, null or an object is absent, a list
-    of numbers is a vector.
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """The columns of a table, all of one length; the line that each row ends at; what is wrong with others, as in
+    `Table`."""
+
+    columns: Mapping[str, Texts]
+    lines: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def parse(name: str, text: str) -> Parsed:
+    """The columns of a table; a cell that is empty, null or an object is absent, a list of numbers is a vector.
 
     Raises ValueError where the text is not such a table.
     """
     growing: dict[str, Growing] = {}
-    rows = 0
-    for cells in _json_rows(text) if name.lower().endswith(".jsonl") else _csv_rows(name, text):
+    lines, odd = array("q"), array("q")
+    json_lines = name.lower().endswith(".jsonl")
+    for line, cells in _json_rows(text, odd) if json_lines else _csv_rows(name, text, odd):
         for key, value in cells:
             if key and (cell := _cell(value)):
-                growing.setdefault(key, Growing()).put(rows, cell)
-        rows += 1
-    return {key: column.texts(rows) for key, column in growing.items()}
+                growing.setdefault(key, Growing()).put(len(lines), cell)
+        lines.append(line)
+    if json_lines and odd and not lines:
+        raise ValueError("no line of it is a JSON object")
+    notes = [_broken(name, odd, len(lines)) if json_lines else _too_long(name, odd)] if odd else []
+    columns = {key: column.texts(len(lines)) for key, column in growing.items()}
+    return Parsed(columns=columns, lines=np.array(lines, dtype=np.int64), notes=tuple(notes))
 
 
-def _json_rows(text: str) -> Iterator[list[tuple[str, object]]]:
-    for line in io.StringIO(text):
+def _broken(name: str, lines: Sequence[int], rows: int) -> str:
+    rest = f"the other {rows:,} row{'s count' if rows != 1 else ' counts'}"
+    if len(lines) == 1:
+        return f"{name}: line {lines[0]:,} is not a JSON object: mend it; {rest}."
+    return f"{name}: {len(lines):,} lines are not JSON objects, the first is line {lines[0]:,}: mend them; {rest}."
+
+
+def _too_long(name: str, lines: Sequence[int]) -> str:
+    what = f"line {lines[0]:,} has" if len(lines) == 1 else f"{len(lines):,} rows, the first at line {lines[0]:,}, have"
+    return f"{name}: {what} more cells than the first line, and the last are dropped: quote texts with separators."
+
+
+def _json_rows(text: str, broken: array) -> Iterator[tuple[int, list[tuple[str, object]]]]:
+    """The number of each line and its cells; the numbers of lines that are none go to `broken`."""
+    for number, line in enumerate(io.StringIO(text), start=1):
         if line.strip():
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("a line of it is not a JSON object")
-            yield list(record.items())
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict):
+                yield number, list(record.items())
+            else:
+                broken.append(number)
 
 
-def _csv_rows(name: str, text: str) -> Iterator[list[tuple[str, object]]]:
+def _csv_rows(name: str, text: str, too_long: array) -> Iterator[tuple[int, list[tuple[str, object]]]]:
+    """The line that each row ends at and its cells; those with more than the first row has go to `too_long`, too."""
     csv.field_size_limit(_LONGEST)
     separator = "\t" if name.lower().endswith(".tsv") else _separator(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     head = next(lines, [])
     for row in lines:
         if row:
-            yield list(dict(zip(head, row, strict=False)).items())
+            if any(row[len(head) :]):
+                too_long.append(lines.line_num)
+            yield lines.line_num, list(dict(zip(head, row, strict=False)).items())
 
 
 def _separator(text: str) -> str:
@@ -88,9 +125,12 @@ def _cell(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value).strip()
 
 
-def match(name: str, columns: Mapping[str, Texts], exists: Callable[[str], bool]) -> Table | None:
-    """The table at `name` joined with the files that exist, or None where no column of it names one of them."""
-    folder = posixpath.dirname(name)
+def match(name: str, parsed: Parsed, exists: Callable[[str], bool]) -> Table | None:
+    """The table at `name` joined with the files that exist, or None where no column of it names one of them.
+
+    Of several rows on one file the last counts.
+    """
+    folder, columns = posixpath.dirname(name), parsed.columns
     likely = sorted(columns, key=lambda key: _FILE_COLUMNS.index(key.lower()) if key.lower() in _FILE_COLUMNS else 99)
     for column in likely:
         names = columns[column]
@@ -99,7 +139,8 @@ def match(name: str, columns: Mapping[str, Texts], exists: Callable[[str], bool]
         ]
         there = np.array([bool(target) and exists(target) for target in targets])
         if there[names.codes].any():
-            rows = {targets[code]: row for row, code in enumerate(names.codes) if there[code]}
+            rows = {targets[code]: row for row, code in enumerate(names.codes.tolist()) if there[code]}
+            last = np.array([rows.get(target, -1) for target in targets])[names.codes]
             lost = (target for target, here in zip(targets, there, strict=True) if target and not here)
             others = {key: texts for key, texts in columns.items() if key != column}
             images = {key: paths for key, texts in others.items() if (paths := _images(folder, texts, exists))}
@@ -108,9 +149,34 @@ def match(name: str, columns: Mapping[str, Texts], exists: Callable[[str], bool]
                 rows=rows,
                 columns={key: texts for key, texts in others.items() if key not in images},
                 missing=tuple(dict.fromkeys(lost)),
+                notes=(*parsed.notes, *_unnamed(name, column, names, parsed), *_several(name, last, others, parsed)),
                 images=images,
             )
     return None
+
+
+def _unnamed(name: str, column: str, names: Texts, parsed: Parsed) -> Iterator[str]:
+    """A sentence on rows that name no file."""
+    empty = np.flatnonzero(names.codes == 0)
+    if len(empty):
+        line = f"line {parsed.lines[empty[0]]:,}"
+        what = f"{line} has" if len(empty) == 1 else f"{len(empty):,} rows, the first at {line}, have"
+        yield f"{name}: {what} no {column} and belong{'s' * (len(empty) == 1)} to no file: fill it in."
+
+
+def _several(name: str, last: np.ndarray, others: Mapping[str, Texts], parsed: Parsed) -> Iterator[str]:
+    """A sentence on files that several rows describe, and not alike; `last` is the last row on each row's file, or
+    -1."""
+    differ = np.zeros(len(last), dtype=bool)
+    for texts in others.values():
+        differ |= texts.codes != texts.codes[last]
+    odd = np.flatnonzero(differ & (last >= 0))
+    if len(odd):
+        count = len(np.unique(last[odd]))
+        lines = f"{parsed.lines[odd[0]]:,} and {parsed.lines[last[odd[0]]]:,}"
+        what = f"lines {lines} name the same file" if count == 1 else f"{count:,} files are named by several rows"
+        such = "" if count == 1 else f", such as lines {lines}"
+        yield f"{name}: {what} with different values{such}: keep one a file; the last counts."
 
 
 def _images(folder: str, texts: Texts, exists: Callable[[str], bool]) -> tuple[str, ...] | None:
