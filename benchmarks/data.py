@@ -56,7 +56,7 @@ KINDS = {
 
 
 def hits(inside: Path, target: Path) -> None:
-    """The hits of all kits by kind, a folder each, under their own names with a number before."""
+    """The hits of all kits by kind, a folder each; numbered, as their names would be another condition."""
     sounds = [inside / name for name in ("sonic-pi/samples", "hydrogen/data/drumkits")]
     files = sorted(file for folder in sounds for file in folder.rglob("*") if file.suffix in {".flac", ".wav"})
     for number, file in enumerate(files):
@@ -64,7 +64,7 @@ def hits(inside: Path, target: Path) -> None:
         kind = next((kind for kind, names in KINDS.items() if re.search(names, words)), None)
         if kind is not None:
             (target / kind).mkdir(parents=True, exist_ok=True)
-            file.rename(target / kind / f"{number:03}-{file.name}")
+            file.rename(target / kind / f"{number:03}{file.suffix}")
 
 
 @dataclass(frozen=True, kw_only=True)

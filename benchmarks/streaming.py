@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import fromnoise as fn
+from fromnoise.codec import VideoCodec
 from fromnoise.evaluate import motion
 from fromnoise.memory import peak
 from fromnoise.sheet import save_sheet, sheet
@@ -43,6 +44,7 @@ def main() -> None:
         ends.append(np.stack(frames[-LAST:]))
         shown.append(np.stack(frames[::SHOWN_EVERY]))
     # Frames are encoded one by one, as the window of the codec is shorter than what is measured.
+    assert isinstance(dataset.codec, VideoCodec), "a stream is of a model of clips"
     image = dataset.codec.image
     x0 = torch.stack([image.encode(end).movedim(0, 1) for end in ends])
     for name in ("test", "train"):

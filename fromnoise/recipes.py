@@ -107,8 +107,9 @@ def guidance(facts: Facts) -> SampleConfig:
     Of few examples a weaker self of the same run shows no weakness to avoid, and what is asked for is met less often.
     """
     asked = any(column.name != GROUP for column in facts.columns)
-    reference = "null" if asked and facts.examples < MANY else "weak"
-    return SampleConfig(guidance=2.0, reference=reference, guidance_low=-3.0)
+    if asked and facts.examples < MANY:
+        return SampleConfig(guidance=3.0, reference="null", guidance_low=-3.0)
+    return SampleConfig(guidance=2.0, reference="weak", guidance_low=-3.0)
 
 
 def watched(config: Config, facts: Facts, far: Reach) -> Config:
