@@ -9,7 +9,8 @@ import json
 import re
 import sys
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,8 @@ from fromnoise.data import diagnose, open_dataset, scan
 from fromnoise.data.blocks import GAP, slabs, starts
 from fromnoise.data.splits import NAMES as SPLITS
 from fromnoise.data.splits import TRAIN
-from fromnoise.data.volume import MANY, Volumes
+from fromnoise.data.subject import subjects
+from fromnoise.data.volume import MANY, Volumes, _scans
 from fromnoise.errors import FromNoiseError
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.emb=32", "optim.batch=8", "run.held_examples=8"]
@@ -260,16 +262,53 @@ def test_a_slice_is_saved_where_its_position_says(tmp_path):
         np.testing.assert_array_equal(np.asarray(image.dataobj)[..., 0], scanned[..., k])
 
 
-def test_classes_are_of_folders_that_cannot_be_somebody(tmp_path):
+def sides(folder: Path, names: Sequence[str]) -> list[set[str]]:
+    """Which of the scans, one a name, are said to be of one subject."""
+    bodies = [nifti(ball((8, 9, 10), seed=k), np.eye(4)) for k in range(len(names))]
+    fill(folder, dict(zip(names, bodies, strict=True)))
+    volumes, _ = _scans({name: (folder / name).read_bytes() for name in names})
+    of: dict[int, set[str]] = defaultdict(set)
+    for volume, subject in zip(volumes, subjects(volumes)[0], strict=True):
+        of[subject].add(volume.file)
+    return sorted(of.values(), key=sorted)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [{"Doe/a.nii", "Doe/b.nii"}, {"Roe/a.nii", "Roe/b.nii"}],
+        [{"Doe/visit1/a.nii", "Doe/2019-05-12/a.nii"}, {"Roe/visit1/a.nii"}],
+        [{"well/a.nii"}, {"well/b.nii"}, {"ill/a.nii"}, {"ill/c.nii"}],
+        [{"well/Doe/a.nii", "well/Doe/b.nii"}, {"ill/Roe/a.nii", "ill/Roe/b.nii"}],
+        [{"T1/001.nii", "T2/001.nii"}, {"T1/002.nii", "T2/002.nii"}],
+        [
+            {"anna_visit1.nii", "anna_visit2.nii"},
+            {"ben_visit1.nii"},
+            {"0001.nii"},
+            {"0002.nii"},
+            {"1.2.nii"},
+            {"1.3.nii"},
+        ],
+        [{"Doe/sub-01_a.nii", "Roe/sub-01_b.nii"}, {"Roe/sub-02_a.nii"}],
+    ],
+)
+def test_one_person_is_on_one_side_however_scans_are_sorted_into_folders(tmp_path, groups):
+    assert sides(tmp_path, [name for group in groups for name in sorted(group)]) == sorted(groups, key=sorted)
+
+
+def test_what_folders_are_called_is_a_label_only_where_that_is_asked(tmp_path):
     scans = {f"{k}": nifti(ball((8, 9, 10), seed=k), np.eye(4)) for k in range(6)}
-    shared = {f"{'well' if int(k) % 2 else 'ill'}/{k}.nii": data for k, data in scans.items()}
-    single = {f"{'Doe' if int(k) else 'Roe'}/{k}.nii": data for k, data in scans.items()}
-    one = {f"{'Doe' if int(k) % 2 else 'Roe'}/sub-{int(k) % 2}_{k}.nii": data for k, data in scans.items()}
-    columns = {
-        name: {p.name for p in scan(fill(tmp_path / name, files)).profiles}
-        for name, files in {"shared": shared, "single": single, "one": one}.items()
-    }
-    assert columns == {"shared": {"position", "class"}, "single": {"position"}, "one": {"position"}}
+    files = {f"{'well' if int(k) % 2 else 'ill'}/{k}.nii": data for k, data in scans.items()}
+    listing = scan(fill(tmp_path / "in", files))
+    assert {p.name for p in listing.profiles} == {"position"} and "well" not in diagnose(listing)
+    assert any("--columns class,position" in note for note in listing.notes)
+    asked = open_dataset(listing, columns=["class", "position"], cache_dir=tmp_path / "cache")
+    assert asked.columns[0].labels == ("ill", "well") and any("written into the model" in note for note in asked.notes)
+    for row in (0, len(asked) - 1):
+        of = asked.listing.stacks[0].files[asked.listing.items.row[row]]
+        assert asked.texts("class", [row]) == [of.partition("/")[0]]
+    with pytest.raises(FromNoiseError, match="no column 'class'"):
+        open_dataset(fill(tmp_path / "flat", {f"{k}.nii": data for k, data in scans.items()}), columns=["class"])
 
 
 def test_scans_of_several_spacings_meet_at_the_median(tmp_path):
@@ -407,6 +446,13 @@ def planted(folder: Path, kind: str) -> Path:
         odd = odd.replace(b"0.5\\0.75", given.encode())  # where numbers should be
         return fill(folder, files | {f"{family}/scout.dcm": dicom(strange), f"{family}/odd.dcm": odd})
     text = f"{family} {NAMES[2]}"
+    if kind == "patients":
+        scans = {
+            f"{who}/{who}_visit{k}.nii": ball((30, 12, 12), seed=10 * n + k)
+            for n, who in enumerate((family, given, NAMES[4]))
+            for k in range(2)
+        }
+        return fill(folder, {name: nifti(one, np.eye(4), text=text) for name, one in scans.items()})
     return fill(
         folder,
         {
@@ -418,7 +464,7 @@ def planted(folder: Path, kind: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "patients"])
 def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, capfd, kind):
     data, cache, run = planted(tmp_path / "in", kind), tmp_path / "cache", tmp_path / "run"
     assert leaks(data), "the names are there"
@@ -445,7 +491,8 @@ def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, c
         assert name.lower() not in (said.out + said.err).lower()
     assert (run / "report.html").exists() and len(list((out / "files").iterdir())) == 3
     assert leaks(run) + leaks(cache) + leaks(out) == []
-    assert "one subject" in (run / "report.html").read_text()
+    whose = "of whom there are 3" if kind == "patients" else "one subject"
+    assert whose in (run / "report.html").read_text()
 
 
 def test_the_model_holds_what_samples_need_and_no_more(tmp_path):

@@ -45,6 +45,7 @@ class Frame:
     file: str
     series: str
     subject: str
+    certain: bool
     modality: str
     scout: bool
     number: int
@@ -100,10 +101,12 @@ def _frame(name: str, data: bytes, found) -> Frame:
         raise Unreadable("says that all values are one: export it again")
     sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
     kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
+    patient, study = _patient(found), str(found.get("StudyInstanceUID") or "")
     return Frame(
         file=name,
         series=_hidden(str(found.get("SeriesInstanceUID") or name)),
-        subject=_hidden(_subject(found) or name),
+        subject=_hidden(patient or study) if patient or study else "",
+        certain=bool(patient),
         modality=modality if _MODALITY.fullmatch(modality) else "",
         scout=bool(_SCOUTS & {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}),
         number=int((_numbers(found, "InstanceNumber", 1) or (0,))[0]),
@@ -201,6 +204,7 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         orientation="".join(orientations.aff2axcodes(affine)),
         file=paths[0],
         subject=first.subject,
+        certain=first.certain,
         digest=digest,
         holes=False,
         load=load,
@@ -264,11 +268,11 @@ def _numbers(found, name: str, count: int) -> tuple[float, ...] | None:
     return numbers if len(numbers) == count and all(map(np.isfinite, numbers)) else None
 
 
-def _subject(found) -> str:
-    """Who a slice is of; where no patient is named it is of one with its study."""
+def _patient(found) -> str:
+    """The number of a patient, "" where nobody is named."""
     patient = str(found.get("PatientID") or "").strip()
     nobody = patient.lower().strip("0^ ") in ("", "anonymous", "anonymized", "anonymised", "anon", "unknown")
-    return str(found.get("StudyInstanceUID") or "") if nobody else patient
+    return "" if nobody else patient
 
 
 def _hidden(text: str) -> str:

@@ -1,13 +1,9 @@
-"""NIfTI files as volumes (nibabel): values, affine and orientation; no text of the header is looked at.
-
-One file is one subject's, unless names say `sub-…` as BIDS has it.
-"""
+"""NIfTI files as volumes (nibabel): values, affine and orientation; no text of the header is looked at."""
 
 from __future__ import annotations
 
 import gzip
 import logging
-import re
 import zlib
 from collections.abc import Callable
 from hashlib import blake2b
@@ -20,7 +16,6 @@ from fromnoise.data.blocks import Volume
 from fromnoise.errors import Unreadable
 
 SUFFIXES = frozenset({".nii", ".nii.gz"})
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 LABELS = "labels"  # in the place of a modality
 _LABEL = 1002  # the intent of NIfTI that says so
 _MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
@@ -46,7 +41,6 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
     if np.isnan(turn).any() or not np.isfinite(image.affine).all():
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
-    subject = _SUBJECT.search(name)
     return Volume(
         shape=upright,
         affine=image.affine @ nib.orientations.inv_ornt_aff(turn, shape),
@@ -56,7 +50,8 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,
-        subject=subject[0] if subject else name,
+        subject="",
+        certain=False,
         digest=blake2b(data, digest_size=16).digest(),
         holes=stored.kind == "f" and bool(np.isnan(_values(image, turn)).any()),
         load=lambda: _values(_image(read()), turn),

@@ -45,7 +45,8 @@ class Stack:
 
     Pictures are (n, h, w, c), fields as `fields.py` says.  `key` is the array's name in a file of several, empty
     elsewhere; `single` says that the file is one example, not a row of many; `names` are those of the rows where they
-    have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`.
+    have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`; `files` are
+    those that they are from, where the names of files are not looked at by themselves.
     """
 
     pixels: np.ndarray | Rows
@@ -55,6 +56,7 @@ class Stack:
     columns: Mapping[str, Texts] = field(default_factory=dict)
     single: bool = False
     names: Sequence[str] = ()
+    files: Sequence[str] = ()
 
 
 def is_array(name: str) -> bool:

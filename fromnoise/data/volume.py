@@ -9,15 +9,15 @@ examples  slices across the axis of the coarsest voxels, of cubes from below upw
 size      slices and scans are brought to one spacing and one shape, slices to at most 64 pixels a side (`size.py`);
           patches keep the median spacing
 position  how far along its axis a slice lies, from 0 to 1, is a condition of the model
-split     by subject; of one subject by slabs (`blocks.py`); or by folders called train and val
+split     by subject (`subject.py`); of one subject by slabs (`blocks.py`); or by folders called train and val
 names     of files and folders often tell who somebody is, so none is kept: scans and files that are left out are called
           by the hash of their content, eight digits, as `b2sum -l 32 FILE` prints it
-class     what folders are called, where every one has scans of two subjects or more
+class     what folders are called, only where that is asked for, since it is written into the model
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -32,6 +32,7 @@ from fromnoise.data import dicom, nifti
 from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
 from fromnoise.data.size import target_size
 from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hash_split
+from fromnoise.data.subject import subjects
 from fromnoise.data.tree import suffix
 from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.types import Shape
@@ -39,6 +40,10 @@ from fromnoise.types import Shape
 MANY, SMALL = 20, 40_000
 _COARSE = 1.5  # times the finest spacing: the axis of slices is that of the coarsest then, and upwards otherwise
 _DICM = slice(128, 132)
+_FOLDER = (
+    "scans in one folder are taken for one subject's, since nothing says otherwise: where that is wrong, call files "
+    "sub-… by their subject, or folders train and val."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +100,7 @@ class Volumes:
         blocks = blocks.taken(rows)
         parts = [part for part in split if part is not None]
         of = [volumes[place] for place in blocks.which]
-        columns = {POSITION: [blocks.position(row) for row in range(len(blocks))], "class": _classes(volumes, blocks)}
+        positions = [blocks.position(row) for row in range(len(blocks))]
         ids = [volume.digest[:4].hex() for volume in of]
         return Gathered(
             raws=blocks,
@@ -103,9 +108,9 @@ class Volumes:
             files=tuple(volume.file for volume in of),
             names=tuple(f"{name}{list(start)}" for name, start in zip(ids, blocks.starts, strict=True)),
             digests=_digests(of, blocks),
-            notes=(*notes, *said),
+            notes=(*notes, *said, *_unnamed(volumes, any(positions))),
             broken=_called(files, broken),
-            columns={name: values for name, values in columns.items() if any(values)},
+            columns={POSITION: positions} if any(positions) else {},
             split=[] if set(parts) == {OPEN} else parts,
             why=why,
             nameless=True,
@@ -281,13 +286,18 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
     named = folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[0]
     if set(named) != {OPEN}:
         return [named[place] for place in blocks.which], "", []
-    subjects: dict[str, bytes] = {}
-    for volume in volumes:
-        subjects[volume.subject] = min(volume.digest, subjects.get(volume.subject, volume.digest))
-    if len(subjects) > 1:
-        whose = b"".join(subjects[volumes[place].subject] for place in blocks.which)
-        held = hash_split(np.frombuffer(whose, dtype=np.uint64).reshape(-1, 2))
-        return [VAL if one else TRAIN for one in held], f"subject, of whom there are {len(subjects):,}", []
+    whose, folders = subjects(volumes)
+    first: dict[int, bytes] = {}
+    for who, volume in zip(whose, volumes, strict=True):
+        first[who] = min(volume.digest, first.get(who, volume.digest))
+    if len(first) > 1:
+        digests = b"".join(first[whose[place]] for place in blocks.which)
+        held = hash_split(np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2))
+        return (
+            [VAL if one else TRAIN for one in held],
+            f"subject, of whom there are {len(first):,}",
+            [_FOLDER] * folders,
+        )
     body = (
         "all examples come from one subject: samples are of that body, and the copying check tells only whether they "
         "repeat single examples of it, not whether the subject could be recognised."
@@ -301,14 +311,13 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
     return list(parts), "slabs of one subject", [body, left]
 
 
-def _classes(volumes: Sequence[Volume], blocks: Blocks) -> list[str]:
-    """Of each block what its folder is called, "" for all where a folder may be one subject's."""
-    classes = folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[1]
-    subjects = defaultdict(set)
-    for volume, one in zip(volumes, classes, strict=True):
-        subjects[one].add(volume.subject)
-    shared = all(len(found) > 1 for found in subjects.values())
-    return [classes[place] if shared else "" for place in blocks.which]
+def _unnamed(volumes: Sequence[Volume], placed: bool) -> list[str]:
+    """A sentence on folders that could be classes, and are none without being asked for."""
+    classes = set(folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[1]) - {""}
+    return [
+        f"what its {len(classes):,} folders are called is no label unless that is asked for, by --columns class"
+        f"{',position' * placed}: it may be names of people, and labels are written into the model and its samples."
+    ] * (len(classes) > 1)
 
 
 def _digests(of: Sequence[Volume], blocks: Blocks) -> np.ndarray:
