@@ -341,6 +341,19 @@ def test_what_cannot_be_learned_from_is_named_and_the_rest_trains(tmp_path):
     assert listing.medium.name == "image"
 
 
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_a_damaged_chunk_costs_its_own_file_alone(tmp_path, kind):
+    for i, w in enumerate(waves(24, 12, 10)):
+        file = container(kind, tmp_path / f"{i:02}.{kind}", {"w": np.stack([w, w, w])}, {})
+    chunk = file if kind == "h5" else max((part for part in file.rglob("*") if part.parent.name == "0"), key=str)
+    data = chunk.read_bytes()
+    # Of HDF5 the packed values are the longest part, at the end of the file.
+    chunk.write_bytes(data[: -len(data) // 4] + b"x" * (len(data) - len(data[: -len(data) // 4])))
+    listing = scan(tmp_path)
+    assert [one.name for one in listing.skipped] == [f"23.{kind}"] and "damaged" in listing.skipped[0].reason
+    assert len(open_dataset(listing, cache_dir=tmp_path / "cache")) == 23
+
+
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
     container("h5", tmp_path / "a.h5", {"w": waves(4, 8, 8)}, {})
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)

@@ -58,6 +58,11 @@ def nowhere(data: bytes) -> bytes:
     return data[:280] + bytes(48) + data[328:]
 
 
+def nan_affine(data: bytes) -> bytes:
+    """The same file with an affine of NaN."""
+    return data[:280] + np.full(12, np.nan, np.float32).tobytes() + data[328:]
+
+
 def reasons(folder: Path) -> dict[str, str]:
     return {file.name: file.reason for file in scan(folder).skipped}
 
@@ -373,6 +378,7 @@ def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
         "no NIfTI file": b"nonsense" * 100,
         "colours": nib.Nifti1Image(np.zeros((4, 4, 4), [(c, "u1") for c in "RGB"]), np.eye(4)).to_bytes(),
         "where its axes lead": nowhere(nifti(np.ones((4, 4, 4), np.int16), np.eye(4))),
+        "mend its affine": nan_affine(nifti(np.ones((4, 4, 5), np.int16), np.eye(4))),
         "holds no volume": nifti(np.ones((1, 1, 1), np.int16), np.eye(4)),
     }
     names = {"cut short or damaged": "c.nii.gz"}

@@ -62,9 +62,14 @@ class Arrays:
         # Arrays of one axis are labels of others, unless there are no others.
         flat = [[array.ndim for array in arrays.values()] == [1] for _, arrays, _ in self.found]
         loose = images or not all(flat)
-        named = [(entry.name, arrays) for (entry, arrays, _), one in zip(self.found, flat, strict=True) if one]
-        self.labels = {name: next(iter(arrays.values())).load() for name, arrays in named} if loose else {}
-        self.found = [one for one in self.found if one[0].name not in self.labels]
+        self.labels: dict[str, np.ndarray] = {}
+        beside = [one for one, single in zip(self.found, flat, strict=True) if single and loose]
+        for entry, arrays, _ in beside:
+            try:
+                self.labels[entry.name] = next(iter(arrays.values())).load()
+            except Unreadable as error:
+                self._skip(entry.name, error)
+        self.found = [one for one in self.found if one not in beside]
 
     @cached_property
     def medium(self) -> Medium[Any, Any]:

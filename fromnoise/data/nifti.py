@@ -37,8 +37,9 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
     if 0 in shape or max(shape) == 1:
         raise Unreadable("holds no volume: export it again")
     nib = nibabels()
-    turn = nib.orientations.io_orientation(image.affine)
-    if np.isnan(turn).any() or not np.isfinite(image.affine).all():
+    sound = bool(np.isfinite(image.affine).all())
+    turn = nib.orientations.io_orientation(image.affine if sound else np.zeros((4, 4)))
+    if np.isnan(turn).any():
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
     return Volume(
