@@ -267,6 +267,36 @@ def test_a_slice_is_saved_where_its_position_says(tmp_path):
         np.testing.assert_array_equal(np.asarray(image.dataobj)[..., 0], scanned[..., k])
 
 
+@pytest.mark.parametrize("size", [None, (8, 8, 8)])
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_samples_of_several_scans_lie_where_their_position_says(tmp_path, size, shift):
+    """In the scans' own place where all lie alike, and otherwise around the origin."""
+    affine, made = header_like("LAS", (1, 1.5, 2), (5, 6, 7)), {}
+    for k in range(3):
+        there = affine.copy()
+        there[0, 3] += shift * k
+        image = nib.Nifti1Image(ball((16, 12, 20), seed=k), there)
+        image.set_sform(there, 4)
+        made[f"{k}.nii"] = image.to_bytes()
+    dataset = open_dataset(fill(tmp_path / "in", made), size=size, cache_dir=tmp_path / "cache")
+    scans = {k: nib.as_closest_canonical(nib.load(tmp_path / "in" / name)) for k, name in enumerate(made)}
+    for row in (0, len(dataset) // 3 - 1, len(dataset) - 1):
+        said = dataset.texts("position", [row])[0]
+        recipe = {"cond": {"position": said if said.startswith("[") else float(said)}}
+        saved = dataset.codec.save(tmp_path / f"{row}", dataset.codec.decode(dataset.x0([row]))[0], recipe)
+        image = nib.load(saved)
+        assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
+        assert int(image.header["sform_code"]) == (2 if shift else 4)
+        image = nib.as_closest_canonical(image)
+        scanned = scans[dataset.listing.stacks[0].pixels.which[row]]
+        (name,) = dataset.names([row])
+        corner = json.loads(name[name.index("[") :])
+        there = scanned.affine[:3, :3] @ corner + scanned.affine[:3, 3]
+        if shift:
+            there -= scanned.affine[:3, :3] @ (np.array(scanned.shape) - 1) / 2 + scanned.affine[:3, 3]
+        np.testing.assert_allclose(image.affine[:3, 3], there, atol=1e-4)
+
+
 def sides(folder: Path, names: Sequence[str]) -> list[set[str]]:
     """Which of the scans, one a name, are said to be of one subject."""
     bodies = [nifti(ball((8, 9, 10), seed=k), np.eye(4)) for k in range(len(names))]

@@ -20,7 +20,7 @@ from types import ModuleType
 
 import numpy as np
 
-from fromnoise.codec.niftifile import nibabels
+from fromnoise.codec.niftifile import SCANNER, nibabels
 from fromnoise.data.blocks import Volume
 from fromnoise.errors import FromNoiseError, Unreadable, extra
 
@@ -203,6 +203,7 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         modality=first.modality,
         orientation="".join(orientations.aff2axcodes(affine)),
         file=paths[0],
+        frame=SCANNER,
         subject=first.subject,
         certain=first.certain,
         digest=digest,

@@ -11,7 +11,7 @@ from io import BytesIO
 
 import numpy as np
 
-from fromnoise.codec.niftifile import nibabels
+from fromnoise.codec.niftifile import ALIGNED, nibabels
 from fromnoise.data.blocks import Volume
 from fromnoise.errors import Unreadable
 
@@ -51,6 +51,7 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,
+        frame=int(image.header["sform_code"]) or int(image.header["qform_code"]) or ALIGNED,
         subject="",
         certain=False,
         digest=blake2b(data, digest_size=16).digest(),

@@ -21,12 +21,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.medium import POSITION, Gathered, Size
+from fromnoise.codec.niftifile import ALIGNED
 from fromnoise.codec.volume import AXES, VolumeCodec
 from fromnoise.data import dicom, nifti
 from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
@@ -48,7 +50,8 @@ _FOLDER = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeHeader:
-    """What is known of a block without its values; `room` is how far it can move in a single scan."""
+    """What is known of a block without its values; `room` is how far it can move in a scan, `frame` the code by which
+    NIfTI says what its millimetres are counted from."""
 
     block: tuple[int, int, int]
     affine: tuple[float, ...]
@@ -59,6 +62,7 @@ class VolumeHeader:
     modality: str
     orientation: str
     room: tuple[int, int, int]
+    frame: int
     holes: bool
     channels: int = 1
 
@@ -137,6 +141,7 @@ class Volumes:
             block=common.block,
             affine=common.affine,
             room=common.room,
+            frame=common.frame,
             modality=common.modality,
             orientation=common.orientation,
             disk=common.disk,
@@ -260,17 +265,16 @@ def _by(numbers: Any) -> str:
 
 
 def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
-    """What all blocks share; where several scans lie differently in space, samples lie around its origin."""
-    grid, first, alone = blocks.grid, volumes[0], len(volumes) == 1
-    affine, room = np.diag([*grid.spacing, 1.0]), (0, 0, 0)
-    if alone:
-        affine, room = grid.affine(first), blocks.room(0)
+    """What all blocks share."""
+    grid, first = blocks.grid, volumes[0]
+    affine, room, frame = _place(volumes, blocks)
     scales = {(volume.dtype, volume.slope, volume.intercept) for volume in volumes}
     disk, slope, intercept = scales.pop() if len(scales) == 1 else (str(blocks.dtype), 1.0, 0.0)
     return VolumeHeader(
         block=grid.block,
         affine=tuple(float(x) for x in affine.reshape(-1)),
         room=room,
+        frame=frame,
         dtype=str(blocks.dtype),
         disk=disk,
         slope=slope,
@@ -279,6 +283,28 @@ def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
         orientation=Counter(volume.orientation for volume in volumes).most_common(1)[0][0],
         holes=any(volume.holes for volume in volumes),
     )
+
+
+def _place(volumes: Sequence[Volume], blocks: Blocks) -> tuple[np.ndarray, tuple[int, int, int], int]:
+    """(4, 4), from voxels to millimetres of the scans, how far blocks can move in them, and NIfTI's code of that space.
+
+    Where scans lie in different places what is seen of them lies around the origin, as long as most of them.
+    """
+    grid, first = blocks.grid, volumes[0]
+    if all(_alike(first, other) for other in volumes):
+        codes = {volume.frame for volume in volumes}
+        return grid.affine(first), blocks.room(0), codes.pop() if len(codes) == 1 else ALIGNED
+    x, y, z = np.median([blocks.room(place) for place in range(len(volumes))], axis=0).astype(int).tolist()
+    affine = np.diag([*grid.spacing, 1.0])
+    affine[:3, 3] = -grid.spacing * (np.array([x, y, z]) + grid.block - 1) / 2
+    return affine, (x, y, z), ALIGNED
+
+
+def _alike(one: Volume, other: Volume) -> bool:
+    """Whether the voxels of two scans lie in the same places, to a tenth of a voxel."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in one.shape))])
+    apart = np.abs(corners @ (one.affine - other.affine).T).max()
+    return one.shape == other.shape and bool(apart < 0.1 * one.spacing.min())
 
 
 def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None], str, list[str]]:
