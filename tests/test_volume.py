@@ -424,6 +424,25 @@ def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
     assert {name.partition(".")[0] for name in why} - hashed == {blake2b(labels.to_bytes(), digest_size=4).hexdigest()}
 
 
+def test_a_size_of_voxels_that_is_not_said_is_not_made_up(tmp_path):
+    image = nib.Nifti1Image(ball((8, 9, 20)), None)
+    bare = bytearray(image.to_bytes())
+    bare[80:92] = bytes(12)  # pixdim
+    two, three = series(ball((20, 8, 9))), series(ball((20, 8, 9)))
+    for one, other in zip(two.values(), three.values(), strict=True):
+        del one.PixelSpacing
+        other.PixelSpacing = [0, 0]
+    sets = {"nifti": {"a.nii": bytes(bare)}}
+    sets |= {name: {f"{k}.dcm": dicom(made) for k, made in of.items()} for name, of in (("no", two), ("zero", three))}
+    for name, files in sets.items():
+        notes = scan(fill(tmp_path / name, files)).notes
+        assert any("1 mm is taken, and written" in note for note in notes), (name, notes)
+    good = nifti(ball((8, 9, 20), seed=1), np.diag([2, 2, 2, 1.0]))
+    listing = scan(fill(tmp_path / "both", {"a.nii": bytes(bare), "b.nii": good}))
+    assert [one.reason.partition(",")[0] for one in listing.skipped] == ["says not how large its voxels are"]
+    assert not any("1 mm is taken" in note for note in listing.notes)
+
+
 def test_missing_values_come_back_as_nan(tmp_path):
     values = ball((8, 9, 20), dtype="float32")
     values[:2], values[2, 2, 2] = np.nan, np.inf

@@ -39,6 +39,7 @@ class Volume:
     modality        as DICOM abbreviates it, "" where that is not known
     orientation     of the file, as LPS
     file            its name, or that of its first file
+    sized           whether the size of its voxels is known; it is taken for 1 mm otherwise
     frame           NIfTI's code of what its millimetres are counted from, as 1 for a scanner, 4 for MNI
     subject         who it is of, as the file says, "" where it does not; known while a scan is read and no longer
     certain         whether that is a person: otherwise it is a study, of which a person may have several
@@ -55,6 +56,7 @@ class Volume:
     modality: str
     orientation: str
     file: str
+    sized: bool
     frame: int
     subject: str
     certain: bool

@@ -46,6 +46,7 @@ class Frame:
     series: str
     subject: str
     certain: bool
+    sized: bool
     modality: str
     scout: bool
     number: int
@@ -94,7 +95,7 @@ def _frame(name: str, data: bytes, found) -> Frame:
     corner = _numbers(found, "ImagePositionPatient", 3)
     turn = _numbers(found, "ImageOrientationPatient", 6)
     said = (_numbers(found, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing"))
-    spacing = next((one for one in said if one and min(one) > 0), (1.0, 1.0))
+    spacing = next((one for one in said if one and min(one) > 0), None)
     slope = _numbers(found, "RescaleSlope", 1) or (1.0,)
     intercept = _numbers(found, "RescaleIntercept", 1) or (0.0,)
     if not slope[0]:
@@ -107,6 +108,7 @@ def _frame(name: str, data: bytes, found) -> Frame:
         series=_hidden(str(found.get("SeriesInstanceUID") or name)),
         subject=_hidden(patient or study) if patient or study else "",
         certain=bool(patient),
+        sized=spacing is not None,
         modality=modality if _MODALITY.fullmatch(modality) else "",
         scout=bool(_SCOUTS & {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}),
         number=int((_numbers(found, "InstanceNumber", 1) or (0,))[0]),
@@ -114,8 +116,7 @@ def _frame(name: str, data: bytes, found) -> Frame:
             int(found.Rows),
             int(found.Columns),
             f"{sign}{max(8, int(found.BitsAllocated))}",
-            spacing[0],
-            spacing[1],
+            *(spacing or (1.0, 1.0)),
             tuple(round(x, 4) for x in turn or _FLAT),
             (slope[0], intercept[0]),
         ),
@@ -203,6 +204,7 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         modality=first.modality,
         orientation="".join(orientations.aff2axcodes(affine)),
         file=paths[0],
+        sized=first.sized,
         frame=SCANNER,
         subject=first.subject,
         certain=first.certain,

@@ -24,7 +24,8 @@ _MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
 def volume(name: str, read: Callable[[], bytes]) -> Volume:
     """The scan in a file.  Raises Unreadable with reason and remedy; messages hold nothing of what the file says."""
     data = read()
-    image = _image(data)
+    plain = _unpacked(data)
+    image = _image(plain)
     if len(image.shape) > 3 and max(image.shape[3:]) > 1:
         raise Unreadable(
             f"has {len(image.shape)} axes, {' x '.join(map(str, image.shape))}: train on single volumes of it, which "
@@ -51,31 +52,43 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,
+        sized=_sized(image, plain),
         frame=int(image.header["sform_code"]) or int(image.header["qform_code"]) or ALIGNED,
         subject="",
         certain=False,
         digest=blake2b(data, digest_size=16).digest(),
         holes=stored.kind == "f" and bool(np.isnan(_values(image, turn)).any()),
-        load=lambda: _values(_image(read()), turn),
+        load=lambda: _values(_image(_unpacked(read())), turn),
     )
+
+
+def _unpacked(data: bytes) -> bytes:
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+            return file.read(_MOST)
+    except (EOFError, OSError, zlib.error):
+        raise Unreadable("is cut short or damaged: copy or export it again") from None
 
 
 def _image(data: bytes):
     nib = nibabels()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what headers hold
     try:
-        if data.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=BytesIO(data)) as file:
-                data = file.read(_MOST)
         kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
         image = kind.from_bytes(data)
-    except (EOFError, OSError, zlib.error):
-        raise Unreadable("is cut short or damaged: copy or export it again") from None
     except Exception:  # nibabel raises whatever a broken header leads it to, and quotes it
         raise Unreadable("is no NIfTI file that can be read: export it again") from None
     if len(data) < image.dataobj.offset + np.prod(image.shape, dtype=np.int64) * image.get_data_dtype().itemsize:
         raise Unreadable("is cut short: copy or export it again")
     return image
+
+
+def _sized(image, data: bytes) -> bool:
+    """Whether the size of voxels is said: in the place of 0 nibabel puts 1."""
+    said = type(image.header)(data[: image.header.sizeof_hdr], check=False)["pixdim"][1:4]
+    return int(image.header["sform_code"]) > 0 or bool((said != 0).all())
 
 
 def _values(image, turn: np.ndarray) -> np.ndarray:

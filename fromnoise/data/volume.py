@@ -188,7 +188,12 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
             what = {nifti.LABELS: "a map of labels", "": "a scan"}.get(volume.modality, volume.modality)
             flat = " of a single slice" if _plane(volume) is not None else ""
             broken[volume.file] = f"{what}{flat}, unlike most of the set: train on such by themselves"
-    return [volume for volume in found if (volume.modality, _plane(volume)) == (modality, plane)]
+    kept = [volume for volume in found if (volume.modality, _plane(volume)) == (modality, plane)]
+    if any(volume.sized for volume in kept):
+        unsized = "says not how large its voxels are, as others do: write that into it (pixdim, PixelSpacing)"
+        broken |= {volume.file: unsized for volume in kept if not volume.sized}
+        return [volume for volume in kept if volume.sized]
+    return kept
 
 
 def _plane(volume: Volume) -> int | None:
@@ -248,6 +253,8 @@ def _told(volumes: Sequence[Volume], grid: Grid) -> list[str]:
     count = f"{len(volumes):,} scan{'s' * (len(volumes) != 1)}{of}"
     voxels = f"{_by(sizes[0])}{f' to {_by(sizes[-1])}' * (len(sizes) > 1)} voxels"
     notes = [f"{count}, {voxels} of {_by(np.median(spacings, 0))} mm; samples are NIfTI."]
+    if not volumes[0].sized:
+        notes.append("how large voxels are is said by no scan (pixdim, PixelSpacing): 1 mm is taken, and written.")
     if np.ptp(spacings, axis=0).max() > 0.01 * spacings.max():
         notes.append(
             f"voxels of {spacings.min():.3g} to {spacings.max():.3g} mm differ from scan to scan: all are brought to "
