@@ -79,6 +79,11 @@ class Arrays:
             return IMAGE
         return IMAGE if (axes.pictures if axes else pictured(self.found)) else FIELD
 
+    @property
+    def _beside_images(self) -> bool:
+        """Whether the set is of pictures whatever its arrays are, so that each of them must show that it is one."""
+        return self.images and self.reading.axes is None
+
     def parts(self, stacks: list[Stack], digests: Callable[[Entry, Stack], np.ndarray]) -> list[Items]:
         """The rows of all files, whose stacks are appended to `stacks`."""
         opened = self._opened()
@@ -105,7 +110,7 @@ class Arrays:
         for entry, arrays, lone in self.found:
             try:
                 if self.medium is IMAGE:
-                    if entry.suffix in SUFFIXES:
+                    if entry.suffix in SUFFIXES or (self._beside_images and not pictured([(entry, arrays, lone)])):
                         raise Unreadable("a field, and most of the set is pictures: train on it by itself")
                     found = picture_stacks(entry, arrays, **self.reading.options(lone))
                     said = _told(found, self.reading)
