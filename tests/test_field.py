@@ -161,6 +161,7 @@ def test_a_saved_sample_holds_its_values_and_its_recipe(tmp_path, container, dty
     np.testing.assert_array_equal(back, sample)
     assert back.dtype == dtype and attrs["units"] == "K"
     assert container == "npy" or fill is None or attrs["_FillValue"] == fill
+    assert container != "h5" or fill is None or np.asarray(attrs["_FillValue"]).dtype == dtype
     with pytest.raises(FromNoiseError, match="no recipe"):
         read_recipe(tmp_path / f"other.{container}")
 
@@ -366,6 +367,21 @@ def test_values_of_any_order_train_and_come_back(tmp_path):
         np.testing.assert_allclose(data.codec.decode(data.x0(np.arange(20))), w, rtol=1e-6)
 
 
+def test_files_without_an_array_say_what_they_hold(tmp_path):
+    np.save(tmp_path / "0d.npy", np.array(3.0))
+    np.savez(tmp_path / "pickled.npz", which=np.array([1, "a", None], dtype=object))
+    with h5py.File(tmp_path / "groups.h5", "w") as out:
+        out.create_group("a/b")
+    told = {
+        "0d.npy": "is one number",
+        "pickled.npz": "its which cannot be used",
+        "groups.h5": "holds no array: save one",
+    }
+    for name, why in told.items():
+        with pytest.raises(FromNoiseError, match=why):
+            scan(tmp_path / name)
+
+
 def test_a_field_among_pictures_is_left_out_and_an_array_of_pictures_is_not(tmp_path):
     fill(tmp_path, many(4))
     np.save(tmp_path / "field.npy", waves(6, 24, 24) - 280)
@@ -479,6 +495,10 @@ def test_known_spectra_and_correlations_are_measured():
     other = physics(2 * blurred, smooth(4.0)[:, None], data[:, None])[0]
     assert other.deviation > 0.5 and other.histogram == pytest.approx(np.sqrt(2 / np.pi), rel=0.05)
     assert other.correlation > 1.05 * other.correlation_data
+    far = physics(30 * blurred, smooth(4.0)[:, None], data[:, None])[0].sentence
+    assert "within " in same.sentence and "times the data's" in far and "%" in far and "e+" not in far
+    flat = physics(blurred, 0 * blurred, 0 * blurred)[0]
+    assert "the same everywhere" in flat.sentence and np.isfinite([flat.deviation, flat.histogram]).all()
     holes = data[:, None].copy()
     holes[rng.random(holes.shape) < 0.01] = np.nan
     assert np.isfinite(physics(holes, holes, holes)[0].deviation)

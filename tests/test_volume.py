@@ -301,7 +301,7 @@ def sides(folder: Path, names: Sequence[str]) -> list[set[str]]:
     """Which of the scans, one a name, are said to be of one subject."""
     bodies = [nifti(ball((8, 9, 10), seed=k), np.eye(4)) for k in range(len(names))]
     fill(folder, dict(zip(names, bodies, strict=True)))
-    volumes, _ = _scans({name: (folder / name).read_bytes() for name in names})
+    volumes, *_ = _scans({name: (folder / name).read_bytes() for name in names})
     of: dict[int, set[str]] = defaultdict(set)
     for volume, subject in zip(volumes, subjects(volumes)[0], strict=True):
         of[subject].add(volume.file)
@@ -399,6 +399,23 @@ def test_each_fault_of_a_series_has_its_sentence_and_the_rest_trains(tmp_path):
     assert len(open_dataset(listing)) + sum("left out" in note for note in listing.notes) > 5
 
 
+def test_gaps_of_a_series_are_placed_once_and_missing_attributes_are_named(tmp_path):
+    made = series(ball((24, 8, 9)), step=2.5)
+    files = {f"{k}.dcm": dicom(one) for k, one in made.items() if k not in (5, 6, 20)}
+    listing = scan(fill(tmp_path / "gaps", files))
+    (note,) = (note for note in listing.notes if "is not even" in note)
+    assert (
+        "2 missing between 110 and 117.5 mm, 1 missing between 147.5 and 152.5 mm" in note and "of 13, is used" in note
+    )
+    assert [one.reason.partition(":")[0] for one in listing.skipped] == ["beyond a gap in its series"] * 8
+    for tag in ("SeriesInstanceUID", "ImagePositionPatient"):
+        lacking = series(ball((24, 8, 9)))
+        for one in lacking.values():
+            delattr(one, tag)
+        notes = scan(fill(tmp_path / tag, {f"{k}.dcm": dicom(one) for k, one in lacking.items()})).notes
+        assert any(f"24 DICOM slices have no {tag}, so" in note for note in notes)
+
+
 def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
     whole = nifti(ball((8, 9, 20)), np.eye(4))
     faults = {
@@ -409,6 +426,9 @@ def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
         "colours": nib.Nifti1Image(np.zeros((4, 4, 4), [(c, "u1") for c in "RGB"]), np.eye(4)).to_bytes(),
         "where its axes lead": nowhere(nifti(np.ones((4, 4, 4), np.int16), np.eye(4))),
         "mend its affine": nan_affine(nifti(np.ones((4, 4, 5), np.int16), np.eye(4))),
+        "holds no values": nifti(np.full((4, 4, 6), np.nan, np.float32), np.eye(4)),
+        "holds 3 throughout": nifti(np.full((4, 4, 6), 3, np.int16), np.eye(4)),
+        "rescale them": nifti(np.geomspace(1, 1e200, 96).reshape(4, 4, 6), np.eye(4)),
         "holds no volume": nifti(np.ones((1, 1, 1), np.int16), np.eye(4)),
     }
     names = {"cut short or damaged": "c.nii.gz"}

@@ -46,7 +46,9 @@ def save(
     file, text = path.with_name(f"{path.name}.{container}"), written(recipe)
     known = {UNITS: units} if units else {}
     if fill is not None:
-        known[FILL] = np.asarray(fill).astype(sample.dtype).item()
+        # In the type of the values, by the same conventions; the JSON of Zarr knows one kind of numbers alone.
+        mark = np.asarray(fill).astype(sample.dtype)[()]
+        known[FILL] = mark.item() if container == "zarr" else mark
     if container == "npy":
         np.save(file, sample)
         file.with_suffix(".json").write_text(text + "\n")

@@ -137,7 +137,8 @@ def field_stacks(
     if not keys:
         for array in arrays.values():
             real(array.load())
-        raise Unreadable(f"holds no array of numbers, but {', '.join(arrays) or 'none'}: save one")
+        what = f"array of numbers, but {', '.join(arrays)}" if arrays else "array"
+        raise Unreadable(f"holds no {what}: save one")
     stacks, notes = [], []
     container: Container = "zarr" if entry.suffix == ".zarr" else "h5" if entry.suffix in SUFFIXES else "npy"
     for key in keys:

@@ -18,6 +18,7 @@ from fromnoise.errors import Unreadable
 SUFFIXES = frozenset({".nii", ".nii.gz"})
 LABELS = "labels"  # in the place of a modality
 _LABEL = 1002  # the intent of NIfTI that says so
+_REACH = float(np.finfo(np.float32).max)  # of values, as they are kept
 _MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
 
 
@@ -42,6 +43,9 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
     turn = nib.orientations.io_orientation(image.affine if sound else np.zeros((4, 4)))
     if np.isnan(turn).any():
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
+    values, labels = _values(image, turn), int(image.header["intent_code"]) == _LABEL
+    if not labels:
+        _check(values)
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
     return Volume(
         shape=upright,
@@ -49,7 +53,7 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         dtype=str(stored.newbyteorder("=")),
         slope=float(image.dataobj.slope),
         intercept=float(image.dataobj.inter),
-        modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
+        modality=LABELS if labels else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,
         sized=_sized(image, plain),
@@ -57,7 +61,7 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         subject="",
         certain=False,
         digest=blake2b(data, digest_size=16).digest(),
-        holes=stored.kind == "f" and bool(np.isnan(_values(image, turn)).any()),
+        holes=stored.kind == "f" and bool(np.isnan(values).any()),
         load=lambda: _values(_image(_unpacked(read())), turn),
     )
 
@@ -89,6 +93,18 @@ def _sized(image, data: bytes) -> bool:
     """Whether the size of voxels is said: in the place of 0 nibabel puts 1."""
     said = type(image.header)(data[: image.header.sizeof_hdr], check=False)["pixdim"][1:4]
     return int(image.header["sform_code"]) > 0 or bool((said != 0).all())
+
+
+def _check(values: np.ndarray) -> None:
+    """Raises Unreadable where values are all missing, all one, or beyond what is reckoned with."""
+    there = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    if there.size == 0:
+        raise Unreadable("holds no values, as all are missing or infinite: leave it out")
+    low, high = float(there.min()), float(there.max())
+    if max(abs(low), abs(high)) > _REACH:
+        raise Unreadable(f"holds values beyond {_REACH:.0e}: rescale them")
+    if low == high:
+        raise Unreadable(f"holds {low:g} throughout, which shows nothing: leave it out")
 
 
 def _values(image, turn: np.ndarray) -> np.ndarray:

@@ -89,14 +89,14 @@ class Volumes:
         return head[_DICM] == b"DICM"
 
     def probe(self, data: bytes) -> VolumeHeader:
-        volumes = _family(*_scans({"": data}))
+        volumes = _family(*_scans({"": data})[:2])
         return _header(volumes, _cut(volumes, None)[0])
 
     def read(self, data: bytes, header: VolumeHeader, codec: VolumeCodec) -> np.ndarray:
-        return _cut(_family(*_scans({"": data})), codec.block)[0][0]
+        return _cut(_family(*_scans({"": data})[:2]), codec.block)[0][0]
 
     def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
-        found, broken = _scans(files)
+        found, broken, lacking = _scans(files)
         volumes = _family(found, broken)
         blocks, notes = _cut(volumes, size)
         split, why, said = _parted(volumes, blocks)
@@ -112,7 +112,7 @@ class Volumes:
             files=tuple(volume.file for volume in of),
             names=tuple(f"{name}{list(start)}" for name, start in zip(ids, blocks.starts, strict=True)),
             digests=_digests(of, blocks),
-            notes=(*notes, *said, *_unnamed(volumes, any(positions))),
+            notes=(*notes, *lacking, *said, *_unnamed(volumes, any(positions))),
             broken=_called(files, broken),
             columns={POSITION: positions} if any(positions) else {},
             split=[] if set(parts) == {OPEN} else parts,
@@ -154,9 +154,12 @@ class Volumes:
         return []
 
 
-def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
-    """All scans, and the files that are in none, with the reason.  Raises Unreadable where a library is missing."""
-    found, frames, broken = list[Volume](), [], {}
+def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str], list[str]]:
+    """All scans, the files that are in none, with the reason, and what is said of series.
+
+    Raises Unreadable where a library is missing.
+    """
+    found, frames, broken, notes = list[Volume](), [], {}, []
     for name in files:
         try:
             data = files[name]
@@ -167,10 +170,10 @@ def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
         except Unreadable as error:
             broken[name] = str(error)
     if frames:
-        series, rest = dicom.volumes(frames, files)
+        series, rest, notes = dicom.volumes(frames, files)
         found += series
         broken |= rest
-    return found, broken
+    return found, broken, notes
 
 
 def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
