@@ -44,7 +44,7 @@ def save(
 ) -> Path:
     """Writes an array to `path` with `.npy`, `.h5` or `.zarr` appended to its name, and returns that."""
     file, text = path.with_name(f"{path.name}.{container}"), written(recipe)
-    known = {UNITS: units} if units else {}
+    known: dict[str, object] = {UNITS: units} if units else {}
     if fill is not None:
         # In the type of the values, by the same conventions; the JSON of Zarr knows one kind of numbers alone.
         mark = np.asarray(fill).astype(sample.dtype)[()]

@@ -100,6 +100,7 @@ def _frame(name: str, data: bytes, found) -> Frame:
     turn = _numbers(found, "ImageOrientationPatient", 6)
     said = (_numbers(found, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing"))
     spacing = next((one for one in said if one and min(one) > 0), None)
+    down, right = spacing or (1.0, 1.0)
     slope = _numbers(found, "RescaleSlope", 1) or (1.0,)
     intercept = _numbers(found, "RescaleIntercept", 1) or (0.0,)
     if not slope[0]:
@@ -121,7 +122,8 @@ def _frame(name: str, data: bytes, found) -> Frame:
             int(found.Rows),
             int(found.Columns),
             f"{sign}{max(8, int(found.BitsAllocated))}",
-            *(spacing or (1.0, 1.0)),
+            down,
+            right,
             tuple(round(x, 4) for x in turn or _FLAT),
             (slope[0], intercept[0]),
         ),

@@ -67,7 +67,7 @@ def with_folders(listing: Listing, asked: Sequence[str]) -> Listing:
     files = listing.stacks[0].files if listing.stacks else ()
     if not files or "class" in listing.items.columns or not {"class", *(f"class:{role}" for role in ROLES)} & {*asked}:
         return listing
-    classes = folder_roles([files[row].rpartition("/")[0] for row in listing.items.row.tolist()])[1]
+    classes = folder_roles([files[int(row)].rpartition("/")[0] for row in listing.items.row])[1]
     if len(set(classes)) < 2:
         return listing
     texts = Texts.of(classes)
