@@ -161,6 +161,7 @@ def test_a_saved_sample_holds_its_values_and_its_recipe(tmp_path, container, dty
     np.testing.assert_array_equal(back, sample)
     assert back.dtype == dtype and attrs["units"] == "K"
     assert container == "npy" or fill is None or attrs["_FillValue"] == fill
+    assert container != "h5" or fill is None or np.asarray(attrs["_FillValue"]).dtype == dtype
     with pytest.raises(FromNoiseError, match="no recipe"):
         read_recipe(tmp_path / f"other.{container}")
 
@@ -316,6 +317,81 @@ def test_missing_values_by_a_mask_beside_the_data_or_of_numpy(tmp_path):
         scan(np.ma.MaskedArray(np.full((4, 8, 8), -(2**31), np.int32), mask[:4, 0, :8, :8]))
 
 
+def test_a_mask_of_one_example_serves_all_and_one_that_fits_nothing_is_said(tmp_path):
+    w, mask = waves(20, 16, 12), np.random.default_rng(1).random((16, 12)) < 0.2
+    np.savez(tmp_path / "one.npz", x=w, mask=mask)
+    data = open_dataset(tmp_path / "one.npz", cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(np.isnan(data.codec.decode(data.x0(np.arange(20)))), np.broadcast_to(mask, w.shape))
+    np.savez(tmp_path / "wrong.npz", x=w, mask=mask[:9, :9])
+    with pytest.raises(FromNoiseError, match=r"mask has the shape \(9, 9\), .* or \(16, 12\)"):
+        scan(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize("which", [(0,), (1, 3)])
+def test_channels_that_never_miss_a_value_have_no_mask_and_no_nan(tmp_path, layout, which):
+    rng = np.random.default_rng(0)
+    w = np.stack([waves(20, 16, 12, seed=k) for k in range(4)], 1)
+    for channel in which:
+        w[:, channel][rng.random(w[:, channel].shape) < 0.3] = np.nan
+    w = w if layout == "first" else np.moveaxis(w, 1, -1)
+    data = open_dataset(w, cache_dir=tmp_path / "cache")
+    assert data.codec.shape == (4 + len(which), 16, 12)
+    np.testing.assert_allclose(data.codec.decode(data.x0(np.arange(20))), w, rtol=1e-5)
+    codec = codec_from_json(json.loads(json.dumps(data.codec.to_json())))
+    made = codec.decode(torch.randn(50, *codec.shape))
+    made = made if layout == "first" else np.moveaxis(made, -1, 1)
+    assert {int(k) for k in np.flatnonzero(np.isnan(made).any((0, 2, 3)))} == set(which)
+
+
+@pytest.mark.parametrize(
+    "values,why",
+    [
+        (waves(20, 8, 8).astype(np.float64) * 1e200, "rescale them"),
+        (waves(20, 8, 8).astype(np.float64) * 1e-200, "rescale them"),
+        (np.full((20, 8, 8), 7.5), "holds 7.5 throughout"),
+        (np.full((20, 8, 8), 7), "holds 7 throughout"),
+        (np.full((20, 8, 8), np.nan), "all are missing"),
+        (np.where(waves(20, 8, 8) > 280, np.nan, 7), "holds 7 throughout"),
+    ],
+)
+def test_values_that_teach_nothing_are_said_in_a_sentence(values, why):
+    with pytest.raises(FromNoiseError, match=why):
+        scan(values)
+
+
+def test_values_of_any_order_train_and_come_back(tmp_path):
+    for scale in (1e44, 1e-44):
+        w = waves(20, 8, 8).astype(np.float64) * scale
+        data = open_dataset(w, cache_dir=tmp_path / "cache")
+        np.testing.assert_allclose(data.codec.decode(data.x0(np.arange(20))), w, rtol=1e-6)
+
+
+def test_files_without_an_array_say_what_they_hold(tmp_path):
+    np.save(tmp_path / "0d.npy", np.array(3.0))
+    np.savez(tmp_path / "pickled.npz", which=np.array([1, "a", None], dtype=object))
+    with h5py.File(tmp_path / "groups.h5", "w") as out:
+        out.create_group("a/b")
+    told = {
+        "0d.npy": "is one number",
+        "pickled.npz": "its which cannot be used",
+        "groups.h5": "holds no array: save one",
+    }
+    for name, why in told.items():
+        with pytest.raises(FromNoiseError, match=why):
+            scan(tmp_path / name)
+
+
+def test_a_field_among_pictures_is_left_out_and_an_array_of_pictures_is_not(tmp_path):
+    fill(tmp_path, many(4))
+    np.save(tmp_path / "field.npy", waves(6, 24, 24) - 280)
+    np.save(tmp_path / "drawn.npy", noise(6, 24, 24, 3))
+    listing = scan(tmp_path)
+    assert (listing.medium.name, len(listing)) == ("image", 10)
+    assert [(one.name, one.reason.partition(",")[0]) for one in listing.skipped] == [("field.npy", "a field")]
+    assert not any("from 0 to 1" in note for note in listing.notes)
+
+
 def test_what_cannot_be_learned_from_is_named_and_the_rest_trains(tmp_path):
     good = {f"{i:02}.npy": w for i, w in enumerate(waves(30, 12, 10))}
     infinite = waves(1, 12, 10)[0]
@@ -339,6 +415,19 @@ def test_what_cannot_be_learned_from_is_named_and_the_rest_trains(tmp_path):
         assert word in reasons[f"{name}.npy"], (name, reasons[f"{name}.npy"])
     listing = scan(fill(tmp_path / "mixed", many(3)))
     assert listing.medium.name == "image"
+
+
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_a_damaged_chunk_costs_its_own_file_alone(tmp_path, kind):
+    for i, w in enumerate(waves(24, 12, 10)):
+        file = container(kind, tmp_path / f"{i:02}.{kind}", {"w": np.stack([w, w, w])}, {})
+    chunk = file if kind == "h5" else max((part for part in file.rglob("*") if part.parent.name == "0"), key=str)
+    data = chunk.read_bytes()
+    # Of HDF5 the packed values are the longest part, at the end of the file.
+    chunk.write_bytes(data[: -len(data) // 4] + b"x" * (len(data) - len(data[: -len(data) // 4])))
+    listing = scan(tmp_path)
+    assert [one.name for one in listing.skipped] == [f"23.{kind}"] and "damaged" in listing.skipped[0].reason
+    assert len(open_dataset(listing, cache_dir=tmp_path / "cache")) == 23
 
 
 def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
@@ -406,6 +495,10 @@ def test_known_spectra_and_correlations_are_measured():
     other = physics(2 * blurred, smooth(4.0)[:, None], data[:, None])[0]
     assert other.deviation > 0.5 and other.histogram == pytest.approx(np.sqrt(2 / np.pi), rel=0.05)
     assert other.correlation > 1.05 * other.correlation_data
+    far = physics(30 * blurred, smooth(4.0)[:, None], data[:, None])[0].sentence
+    assert "within " in same.sentence and "times the data's" in far and "%" in far and "e+" not in far
+    flat = physics(blurred, 0 * blurred, 0 * blurred)[0]
+    assert "the same everywhere" in flat.sentence and np.isfinite([flat.deviation, flat.histogram]).all()
     holes = data[:, None].copy()
     holes[rng.random(holes.shape) < 0.01] = np.nan
     assert np.isfinite(physics(holes, holes, holes)[0].deviation)

@@ -7,6 +7,7 @@ import time
 from fractions import Fraction
 from functools import partial
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -163,6 +164,43 @@ def test_files_that_give_no_clip_are_named_with_a_remedy_and_the_rest_trains(tmp
     said = " ".join(data.notes)
     assert "of 25 frames a second one in 2 is taken" in said and "1 clips of another rate" in said
     assert "windows of 10 frames" in said and "2 different sizes become 32 x 32" in said
+
+
+def filmed(file, frames: int, *, seconds: float = 0.0, times: np.ndarray | None = None) -> bytes:
+    """A video at 20 frames a second, or of frames at `times` in ms, with so many seconds of sound."""
+    noise = np.random.default_rng(0)
+    with av.open(str(file), "w") as out:
+        pictures = out.add_stream("libvpx" if file.suffix == ".webm" else "libx264", rate=20)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        if times is not None:
+            pictures.codec_context.time_base = Fraction(1, 1000)
+        sound = out.add_stream("libopus" if file.suffix == ".webm" else "aac", rate=48000) if seconds else None
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(noise.integers(0, 255, (48, 64, 3), dtype=np.uint8), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = int(times[i]), Fraction(1, 1000)
+            out.mux(pictures.encode(frame))
+        out.mux(pictures.encode())
+        for i in range(int(seconds * 50)):
+            tone = noise.normal(0, 0.1, (2, 960)).astype(np.float32)
+            heard = av.AudioFrame.from_ndarray(tone, format="fltp", layout="stereo")
+            heard.sample_rate, heard.pts, heard.time_base = 48000, 960 * i, Fraction(1, 48000)
+            out.mux(sound.encode(heard))
+        out.mux(sound.encode() if sound else [])
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("kind", ["plain", "long sound", "variable"])
+def test_a_whole_file_is_whole_whatever_its_sound_and_rate_and_a_cut_one_is_named(tmp_path, suffix, kind):
+    times = np.cumsum(np.random.default_rng(0).integers(10, 120, 60)) if kind == "variable" else None
+    data = filmed(tmp_path / f"a.{suffix}", 60, seconds=6 if kind == "long sound" else 0, times=times)
+    header = videofile.probe(data)
+    assert header.variable == (kind == "variable")
+    lasts = 3 if times is None else (times[-1] - times[0]) / 1000
+    assert header.seconds == pytest.approx(lasts, abs=0.15)
+    with pytest.raises(Unreadable, match="cut short" if suffix == "mkv" else "not a readable video"):
+        videofile.probe(data[: len(data) // 2])
 
 
 def test_a_video_without_pyav_says_what_to_install(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import json
 import re
 import sys
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,8 @@ from fromnoise.data import diagnose, open_dataset, scan
 from fromnoise.data.blocks import GAP, slabs, starts
 from fromnoise.data.splits import NAMES as SPLITS
 from fromnoise.data.splits import TRAIN
-from fromnoise.data.volume import MANY, Volumes
+from fromnoise.data.subject import subjects
+from fromnoise.data.volume import MANY, Volumes, _scans
 from fromnoise.errors import FromNoiseError
 
 TINY = ["net.widths=[32]", "net.attention=[false]", "net.emb=32", "optim.batch=8", "run.held_examples=8"]
@@ -54,6 +56,11 @@ def header_like(codes: str, spacing: tuple[float, float, float], corner: tuple[f
 def nowhere(data: bytes) -> bytes:
     """The same file with an affine of zeros."""
     return data[:280] + bytes(48) + data[328:]
+
+
+def nan_affine(data: bytes) -> bytes:
+    """The same file with an affine of NaN."""
+    return data[:280] + np.full(12, np.nan, np.float32).tobytes() + data[328:]
 
 
 def reasons(folder: Path) -> dict[str, str]:
@@ -260,16 +267,83 @@ def test_a_slice_is_saved_where_its_position_says(tmp_path):
         np.testing.assert_array_equal(np.asarray(image.dataobj)[..., 0], scanned[..., k])
 
 
-def test_classes_are_of_folders_that_cannot_be_somebody(tmp_path):
+@pytest.mark.parametrize("size", [None, (8, 8, 8)])
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_samples_of_several_scans_lie_where_their_position_says(tmp_path, size, shift):
+    """In the scans' own place where all lie alike, and otherwise around the origin."""
+    affine, made = header_like("LAS", (1, 1.5, 2), (5, 6, 7)), {}
+    for k in range(3):
+        there = affine.copy()
+        there[0, 3] += shift * k
+        image = nib.Nifti1Image(ball((16, 12, 20), seed=k), there)
+        image.set_sform(there, 4)
+        made[f"{k}.nii"] = image.to_bytes()
+    dataset = open_dataset(fill(tmp_path / "in", made), size=size, cache_dir=tmp_path / "cache")
+    scans = {k: nib.as_closest_canonical(nib.load(tmp_path / "in" / name)) for k, name in enumerate(made)}
+    for row in (0, len(dataset) // 3 - 1, len(dataset) - 1):
+        said = dataset.texts("position", [row])[0]
+        recipe = {"cond": {"position": said if said.startswith("[") else float(said)}}
+        saved = dataset.codec.save(tmp_path / f"{row}", dataset.codec.decode(dataset.x0([row]))[0], recipe)
+        image = nib.load(saved)
+        assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
+        assert int(image.header["sform_code"]) == (2 if shift else 4)
+        image = nib.as_closest_canonical(image)
+        scanned = scans[dataset.listing.stacks[0].pixels.which[row]]
+        (name,) = dataset.names([row])
+        corner = json.loads(name[name.index("[") :])
+        there = scanned.affine[:3, :3] @ corner + scanned.affine[:3, 3]
+        if shift:
+            there -= scanned.affine[:3, :3] @ (np.array(scanned.shape) - 1) / 2 + scanned.affine[:3, 3]
+        np.testing.assert_allclose(image.affine[:3, 3], there, atol=1e-4)
+
+
+def sides(folder: Path, names: Sequence[str]) -> list[set[str]]:
+    """Which of the scans, one a name, are said to be of one subject."""
+    bodies = [nifti(ball((8, 9, 10), seed=k), np.eye(4)) for k in range(len(names))]
+    fill(folder, dict(zip(names, bodies, strict=True)))
+    volumes, *_ = _scans({name: (folder / name).read_bytes() for name in names})
+    of: dict[int, set[str]] = defaultdict(set)
+    for volume, subject in zip(volumes, subjects(volumes)[0], strict=True):
+        of[subject].add(volume.file)
+    return sorted(of.values(), key=sorted)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [{"Doe/a.nii", "Doe/b.nii"}, {"Roe/a.nii", "Roe/b.nii"}],
+        [{"Doe/visit1/a.nii", "Doe/2019-05-12/a.nii"}, {"Roe/visit1/a.nii"}],
+        [{"well/a.nii"}, {"well/b.nii"}, {"ill/a.nii"}, {"ill/c.nii"}],
+        [{"well/Doe/a.nii", "well/Doe/b.nii"}, {"ill/Roe/a.nii", "ill/Roe/b.nii"}],
+        [{"T1/001.nii", "T2/001.nii"}, {"T1/002.nii", "T2/002.nii"}],
+        [
+            {"anna_visit1.nii", "anna_visit2.nii"},
+            {"ben_visit1.nii"},
+            {"0001.nii"},
+            {"0002.nii"},
+            {"1.2.nii"},
+            {"1.3.nii"},
+        ],
+        [{"Doe/sub-01_a.nii", "Roe/sub-01_b.nii"}, {"Roe/sub-02_a.nii"}],
+    ],
+)
+def test_one_person_is_on_one_side_however_scans_are_sorted_into_folders(tmp_path, groups):
+    assert sides(tmp_path, [name for group in groups for name in sorted(group)]) == sorted(groups, key=sorted)
+
+
+def test_what_folders_are_called_is_a_label_only_where_that_is_asked(tmp_path):
     scans = {f"{k}": nifti(ball((8, 9, 10), seed=k), np.eye(4)) for k in range(6)}
-    shared = {f"{'well' if int(k) % 2 else 'ill'}/{k}.nii": data for k, data in scans.items()}
-    single = {f"{'Doe' if int(k) else 'Roe'}/{k}.nii": data for k, data in scans.items()}
-    one = {f"{'Doe' if int(k) % 2 else 'Roe'}/sub-{int(k) % 2}_{k}.nii": data for k, data in scans.items()}
-    columns = {
-        name: {p.name for p in scan(fill(tmp_path / name, files)).profiles}
-        for name, files in {"shared": shared, "single": single, "one": one}.items()
-    }
-    assert columns == {"shared": {"position", "class"}, "single": {"position"}, "one": {"position"}}
+    files = {f"{'well' if int(k) % 2 else 'ill'}/{k}.nii": data for k, data in scans.items()}
+    listing = scan(fill(tmp_path / "in", files))
+    assert {p.name for p in listing.profiles} == {"position"} and "well" not in diagnose(listing)
+    assert any("--columns class,position" in note for note in listing.notes)
+    asked = open_dataset(listing, columns=["class", "position"], cache_dir=tmp_path / "cache")
+    assert asked.columns[0].labels == ("ill", "well") and any("written into the model" in note for note in asked.notes)
+    for row in (0, len(asked) - 1):
+        of = asked.listing.stacks[0].files[asked.listing.items.row[row]]
+        assert asked.texts("class", [row]) == [of.partition("/")[0]]
+    with pytest.raises(FromNoiseError, match="no column 'class'"):
+        open_dataset(fill(tmp_path / "flat", {f"{k}.nii": data for k, data in scans.items()}), columns=["class"])
 
 
 def test_scans_of_several_spacings_meet_at_the_median(tmp_path):
@@ -325,6 +399,23 @@ def test_each_fault_of_a_series_has_its_sentence_and_the_rest_trains(tmp_path):
     assert len(open_dataset(listing)) + sum("left out" in note for note in listing.notes) > 5
 
 
+def test_gaps_of_a_series_are_placed_once_and_missing_attributes_are_named(tmp_path):
+    made = series(ball((24, 8, 9)), step=2.5)
+    files = {f"{k}.dcm": dicom(one) for k, one in made.items() if k not in (5, 6, 20)}
+    listing = scan(fill(tmp_path / "gaps", files))
+    (note,) = (note for note in listing.notes if "is not even" in note)
+    assert (
+        "2 missing between 110 and 117.5 mm, 1 missing between 147.5 and 152.5 mm" in note and "of 13, is used" in note
+    )
+    assert [one.reason.partition(":")[0] for one in listing.skipped] == ["beyond a gap in its series"] * 8
+    for tag in ("SeriesInstanceUID", "ImagePositionPatient"):
+        lacking = series(ball((24, 8, 9)))
+        for one in lacking.values():
+            delattr(one, tag)
+        notes = scan(fill(tmp_path / tag, {f"{k}.dcm": dicom(one) for k, one in lacking.items()})).notes
+        assert any(f"24 DICOM slices have no {tag}, so" in note for note in notes)
+
+
 def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
     whole = nifti(ball((8, 9, 20)), np.eye(4))
     faults = {
@@ -334,6 +425,10 @@ def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
         "no NIfTI file": b"nonsense" * 100,
         "colours": nib.Nifti1Image(np.zeros((4, 4, 4), [(c, "u1") for c in "RGB"]), np.eye(4)).to_bytes(),
         "where its axes lead": nowhere(nifti(np.ones((4, 4, 4), np.int16), np.eye(4))),
+        "mend its affine": nan_affine(nifti(np.ones((4, 4, 5), np.int16), np.eye(4))),
+        "holds no values": nifti(np.full((4, 4, 6), np.nan, np.float32), np.eye(4)),
+        "holds 3 throughout": nifti(np.full((4, 4, 6), 3, np.int16), np.eye(4)),
+        "rescale them": nifti(np.geomspace(1, 1e200, 96).reshape(4, 4, 6), np.eye(4)),
         "holds no volume": nifti(np.ones((1, 1, 1), np.int16), np.eye(4)),
     }
     names = {"cut short or damaged": "c.nii.gz"}
@@ -347,6 +442,25 @@ def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):
     assert len(why) == len(faults) + 1 and len(open_dataset(tmp_path)) > 5
     hashed = {blake2b(data, digest_size=4).hexdigest() for data in files.values()}
     assert {name.partition(".")[0] for name in why} - hashed == {blake2b(labels.to_bytes(), digest_size=4).hexdigest()}
+
+
+def test_a_size_of_voxels_that_is_not_said_is_not_made_up(tmp_path):
+    image = nib.Nifti1Image(ball((8, 9, 20)), None)
+    bare = bytearray(image.to_bytes())
+    bare[80:92] = bytes(12)  # pixdim
+    two, three = series(ball((20, 8, 9))), series(ball((20, 8, 9)))
+    for one, other in zip(two.values(), three.values(), strict=True):
+        del one.PixelSpacing
+        other.PixelSpacing = [0, 0]
+    sets = {"nifti": {"a.nii": bytes(bare)}}
+    sets |= {name: {f"{k}.dcm": dicom(made) for k, made in of.items()} for name, of in (("no", two), ("zero", three))}
+    for name, files in sets.items():
+        notes = scan(fill(tmp_path / name, files)).notes
+        assert any("1 mm is taken, and written" in note for note in notes), (name, notes)
+    good = nifti(ball((8, 9, 20), seed=1), np.diag([2, 2, 2, 1.0]))
+    listing = scan(fill(tmp_path / "both", {"a.nii": bytes(bare), "b.nii": good}))
+    assert [one.reason.partition(",")[0] for one in listing.skipped] == ["says not how large its voxels are"]
+    assert not any("1 mm is taken" in note for note in listing.notes)
 
 
 def test_missing_values_come_back_as_nan(tmp_path):
@@ -407,6 +521,13 @@ def planted(folder: Path, kind: str) -> Path:
         odd = odd.replace(b"0.5\\0.75", given.encode())  # where numbers should be
         return fill(folder, files | {f"{family}/scout.dcm": dicom(strange), f"{family}/odd.dcm": odd})
     text = f"{family} {NAMES[2]}"
+    if kind == "patients":
+        scans = {
+            f"{who}/{who}_visit{k}.nii": ball((30, 12, 12), seed=10 * n + k)
+            for n, who in enumerate((family, given, NAMES[4]))
+            for k in range(2)
+        }
+        return fill(folder, {name: nifti(one, np.eye(4), text=text) for name, one in scans.items()})
     return fill(
         folder,
         {
@@ -418,7 +539,7 @@ def planted(folder: Path, kind: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "patients"])
 def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, capfd, kind):
     data, cache, run = planted(tmp_path / "in", kind), tmp_path / "cache", tmp_path / "run"
     assert leaks(data), "the names are there"
@@ -445,7 +566,8 @@ def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, c
         assert name.lower() not in (said.out + said.err).lower()
     assert (run / "report.html").exists() and len(list((out / "files").iterdir())) == 3
     assert leaks(run) + leaks(cache) + leaks(out) == []
-    assert "one subject" in (run / "report.html").read_text()
+    whose = "of whom there are 3" if kind == "patients" else "one subject"
+    assert whose in (run / "report.html").read_text()
 
 
 def test_what_is_said_of_tables_and_runs_beside_volumes_names_nobody(tmp_path):

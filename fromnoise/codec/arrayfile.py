@@ -44,9 +44,11 @@ def save(
 ) -> Path:
     """Writes an array to `path` with `.npy`, `.h5` or `.zarr` appended to its name, and returns that."""
     file, text = path.with_name(f"{path.name}.{container}"), written(recipe)
-    known = {UNITS: units} if units else {}
+    known: dict[str, object] = {UNITS: units} if units else {}
     if fill is not None:
-        known[FILL] = np.asarray(fill).astype(sample.dtype).item()
+        # In the type of the values, by the same conventions; the JSON of Zarr knows one kind of numbers alone.
+        mark = np.asarray(fill).astype(sample.dtype)[()]
+        known[FILL] = mark.item() if container == "zarr" else mark
     if container == "npy":
         np.save(file, sample)
         file.with_suffix(".json").write_text(text + "\n")

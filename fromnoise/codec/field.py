@@ -68,7 +68,8 @@ class FieldCodec:
     space      places along each axis of x0; of the last axis any number can be sampled
     layout     where the channels of an array are: there are "none", they come "first" or "last"
     whole      whether all examples have the size of x0; otherwise each step sees a random part of each
-    masks      how many mask channels there are: none, 1 for all channels together, or one for each
+    masks      how many mask channels there are: none, 1 for all channels together, or one for each, or each of `gaps`
+    gaps       the channels that miss values, where not all do; others never do
     fill       what marks missing values, besides NaN; None: NaN alone
     floor      the least value there can be, as 0 of an amount
     units      of the values, as the data name them
@@ -81,6 +82,7 @@ class FieldCodec:
     layout: Layout = "none"
     whole: bool = True
     masks: int = 0
+    gaps: tuple[int, ...] = ()
     fill: float | None = None
     floor: float | None = None
     units: str = ""
@@ -113,8 +115,8 @@ class FieldCodec:
         values = self._channels_last(np.asarray(raws)).astype(self.dtype)
         if not self.masks:
             return values
-        missing = self._missing(values)
-        present = ~(missing if self.masks == self.channels else missing.any(-1, keepdims=True))
+        missing = self._missing(values) & np.isin(np.arange(self.channels), self._gaps)
+        present = ~(missing.any(-1, keepdims=True) if self._together else missing[..., self._gaps])
         return np.concatenate([np.where(missing, 0, values), present.astype(self.dtype)], -1, dtype=self.dtype)
 
     def fitted(
@@ -146,7 +148,7 @@ class FieldCodec:
             unit[..., channel] = UNIT * scale.unit(values[..., channel].astype(np.float64))
         if self.masks:
             present = values[..., c:] != 0
-            unit[..., :c] *= present
+            unit[..., self._gaps] *= present
             unit[..., c:] = np.where(present, UNIT, -UNIT)
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(unit, -1, 1)))
 
@@ -160,7 +162,9 @@ class FieldCodec:
                 values[..., channel] = scale.values(unit[..., channel] / UNIT)
         out = _as_dtype(values if self.floor is None else np.maximum(values, self.floor), dtype)
         if self.masks:
-            out[np.broadcast_to(unit[..., c:] < 0, out.shape)] = np.nan if self.fill is None else self.fill
+            gone = np.zeros(out.shape, bool)
+            gone[..., self._gaps] = unit[..., c:] < 0
+            out[gone] = np.nan if self.fill is None else self.fill
         if self.layout == "none":
             return out[..., 0]
         return np.moveaxis(out, -1, 1) if self.layout == "first" else out
@@ -226,13 +230,24 @@ class FieldCodec:
     @staticmethod
     def from_json(data: Mapping[str, object]) -> FieldCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        values = described(data, "field", {field.name for field in dataclasses.fields(FieldCodec)})
+        values = described({"gaps": (), **data}, "field", {field.name for field in dataclasses.fields(FieldCodec)})
         scales = tuple(Scale(**scale) for scale in values["scales"])
-        return FieldCodec(**{**values, "space": tuple(values["space"]), "scales": scales})
+        known = {name: tuple(values[name]) for name in ("space", "gaps")}
+        return FieldCodec(**{**values, **known, "scales": scales})
 
     @property
     def _scales(self) -> tuple[Scale, ...]:
         return self.scales or (Scale(),) * self.channels
+
+    @property
+    def _gaps(self) -> list[int]:
+        """The channels that mask channels are of."""
+        return list(self.gaps or range(self.channels))
+
+    @property
+    def _together(self) -> bool:
+        """Whether one mask channel is of all channels."""
+        return self.masks == 1 and not self.gaps
 
     def _channels_last(self, raws: np.ndarray) -> np.ndarray:
         if self.layout == "none":
@@ -248,8 +263,9 @@ class FieldCodec:
         found = [np.zeros(0)]
         for one in some:
             values = one[..., channel].reshape(-1)
-            if self.masks:
-                values = values[one[..., self.channels + min(channel, self.masks - 1)].reshape(-1) != 0]
+            if self.masks and channel in self._gaps:
+                mask = 0 if self._together else self._gaps.index(channel)
+                values = values[one[..., self.channels + mask].reshape(-1) != 0]
             found.append(values[::share].astype(np.float64))
         values = np.concatenate(found)
         return values if len(values) else np.zeros(1)

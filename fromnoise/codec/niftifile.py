@@ -15,6 +15,7 @@ import numpy as np
 from fromnoise.codec.recipe import read_by, written
 from fromnoise.errors import extra
 
+SCANNER, ALIGNED = 1, 2  # NIfTI's codes of spaces: a scanner's own, and one that is said nowhere
 _COMMENT = 6  # the code of a plain text among NIfTI's header extensions
 
 
@@ -30,6 +31,7 @@ def save(
     values: np.ndarray,
     affine: np.ndarray,
     *,
+    frame: int,
     orientation: str,
     dtype: str,
     slope: float,
@@ -39,7 +41,7 @@ def save(
     """Writes values (x, y, z), of which x runs to the right, y to the front and z upwards, to `path` with `.nii.gz`
     appended to its name, turned to `orientation`, such as LPS, and returns that file.
 
-    `affine` (4, 4) leads from voxels to millimetres, before the turn.
+    `affine` (4, 4) leads from voxels to millimetres, before the turn; `frame` is NIfTI's code of that space.
     """
     nib = nibabels()
     if np.dtype(dtype).kind in "iu":
@@ -50,6 +52,7 @@ def save(
     orientations = nib.orientations
     turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(orientation))
     image = image.as_reoriented(turn)
+    image.set_sform(image.affine, frame)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
     text = written(recipe).encode()

@@ -38,6 +38,7 @@ _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _BLINK, _SLOW = 10, 100  # ms: delays of up to the one are shown as the other, as browsers do
 _STEADY = 1.01  # ticks that a frame of a constant rate may be off its time
 _LATE = 0.4  # of the shorter of two periods
+_WHOLE, _SHORT = 0.98, 0.2  # of its length and in seconds: what a file may end earlier than it says
 _FINEST = 1001  # the largest denominator of a rate
 _WRITTEN = {"mp4": ("libx264", {"crf": "12"}), "webm": ("libvpx-vp9", {"crf": "12", "b": "0", "row-mt": "1"})}
 
@@ -251,17 +252,15 @@ def _av() -> ModuleType:
 def _probe_video(data: bytes) -> VideoHeader:
     av = _av()
     try:
-        time, promised = _times(data)
+        time, cut = _times(data)
         with av.open(io.BytesIO(data)) as file:
             first = next(file.decode(video=0), None)
     except av.FFmpegError as error:
         raise Unreadable(f"not a readable video ({reason(error)}): export it again as MP4") from error
     if first is None:
         raise Unreadable("holds no frame that can be decoded: export it again as MP4")
-    if promised > 1.02 * (len(time.times) - 1) + 1:
-        raise Unreadable(
-            f"the file is cut short: it holds {len(time.times) - 1:,} of {promised:,} frames: copy or export it again"
-        )
+    if cut:
+        raise Unreadable(f"the file is cut short: it {cut}: copy or export it again")
     upright = _upright(first)
     return VideoHeader(
         frames=time.frames,
@@ -274,13 +273,15 @@ def _probe_video(data: bytes) -> VideoHeader:
     )
 
 
-def _times(data: bytes) -> tuple[Timing, int]:
-    """When frames are shown, and how many there should be by the file's own word.  Nothing is decoded."""
+def _times(data: bytes) -> tuple[Timing, str]:
+    """When frames are shown, and what says that the file is cut short, "" where it is whole.  Nothing is decoded."""
     with _av().open(io.BytesIO(data)) as file:
         if not file.streams.video:
-            raise Unreadable("holds no pictures, only sound: leave it out")
+            what = "no pictures, only sound" if file.streams.audio else "neither pictures nor sound"
+            raise Unreadable(f"holds {what}: leave it out")
         stream = file.streams.video[0]
-        packets = [p for p in file.demux(stream) if p.size]
+        everything = [p for p in file.demux() if p.size]
+        packets = [p for p in everything if p.stream.index == stream.index]
         ticks = sorted(p.dts if p.pts is None else p.pts for p in packets if p.pts is not None or p.dts is not None)
         if len(ticks) < 2:
             count = "no frame" if not ticks else "one frame"
@@ -288,10 +289,21 @@ def _times(data: bytes) -> tuple[Timing, int]:
         tick = stream.time_base
         assert tick is not None
         last = max(packets, key=lambda p: p.pts or 0).duration or round(float(np.median(np.diff(ticks))))
-        promised = stream.frames
-        if not promised and file.duration and stream.average_rate:
-            promised = math.floor(file.duration / 1e6 * stream.average_rate * 0.9)
-        return timing([*ticks, ticks[-1] + last], tick, stream.average_rate), promised
+        time = timing([*ticks, ticks[-1] + last], tick, stream.average_rate)
+        return time, _cut(file, len(ticks), stream.frames, everything)
+
+
+def _cut(file, held: int, promised: int, packets: Sequence) -> str:
+    """How a file falls short of its own word, "" where it does not.
+
+    Where it does not count its frames it says how long it is, and that may be the length of its sound: then some stream
+    must go on to that end.
+    """
+    if promised:
+        return f"holds {held:,} of {promised:,} frames" if promised > 1.02 * held + 1 else ""
+    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in packets if p.pts is not None]
+    length, reached = (file.duration or 0) / 1e6, max(ends, default=0.0) - (file.start_time or 0) / 1e6
+    return f"ends after {reached:.2g} of {length:.2g} seconds" if reached < _WHOLE * length - _SHORT else ""
 
 
 def _video(data: bytes, at_least: tuple[int, int]) -> tuple[np.ndarray, Iterator]:

@@ -38,7 +38,8 @@ class VolumeCodec:
 
     block        voxels along each axis
     affine       (16,) row by row, from voxels of the whole scan to millimetres
-    room         how far blocks can move in a scan along each axis, where there is but one
+    room         how far blocks can move in a scan along each axis
+    frame        NIfTI's code of the space that the affine leads to
     modality     as DICOM abbreviates it, as CT, or ""
     orientation  of the files, as LPS, which samples are turned to
     disk         dtype of the files, whose numbers stand for slope·number + intercept
@@ -49,6 +50,7 @@ class VolumeCodec:
     block: Shape
     affine: tuple[float, ...]
     room: Shape = (0, 0, 0)
+    frame: int = niftifile.ALIGNED
     modality: str = ""
     orientation: str = "RAS"
     disk: str = "float32"
@@ -148,7 +150,7 @@ class VolumeCodec:
         return f"{shown}{self.window[0]:g} to {self.window[1]:g}{units} from black to white, {self.preset}"
 
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
-        """One decoded sample as NIfTI; a block of a single scan lies where its position says."""
+        """One decoded sample as NIfTI, which lies where its position says."""
         affine = np.array(self.affine).reshape(4, 4)
         cond = recipe.get("cond")
         affine[:3, 3] += affine[:3, :3] @ self._corner(cond.get(POSITION) if isinstance(cond, dict) else None)
@@ -156,6 +158,7 @@ class VolumeCodec:
             path,
             sample,
             affine,
+            frame=self.frame,
             orientation=self.orientation,
             dtype=self.disk,
             slope=self.slope,
@@ -178,6 +181,7 @@ class VolumeCodec:
     @staticmethod
     def from_json(data: Mapping[str, object]) -> VolumeCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        values = described(data, "volume", {field.name for field in dataclasses.fields(VolumeCodec)})
+        names = {field.name for field in dataclasses.fields(VolumeCodec)}
+        values = described({"frame": niftifile.ALIGNED, **data}, "volume", names)
         known = {name: tuple(values[name]) for name in ("block", "affine", "room", "window")}
         return VolumeCodec(**{**values, **known, "field": FieldCodec.from_json(values["field"])})

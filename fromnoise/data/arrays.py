@@ -62,9 +62,14 @@ class Arrays:
         # Arrays of one axis are labels of others, unless there are no others.
         flat = [[array.ndim for array in arrays.values()] == [1] for _, arrays, _ in self.found]
         loose = images or not all(flat)
-        named = [(entry.name, arrays) for (entry, arrays, _), one in zip(self.found, flat, strict=True) if one]
-        self.labels = {name: next(iter(arrays.values())).load() for name, arrays in named} if loose else {}
-        self.found = [one for one in self.found if one[0].name not in self.labels]
+        self.labels: dict[str, np.ndarray] = {}
+        beside = [one for one, single in zip(self.found, flat, strict=True) if single and loose]
+        for entry, arrays, _ in beside:
+            try:
+                self.labels[entry.name] = next(iter(arrays.values())).load()
+            except Unreadable as error:
+                self._skip(entry.name, error)
+        self.found = [one for one in self.found if one not in beside]
 
     @cached_property
     def medium(self) -> Medium[Any, Any]:
@@ -73,6 +78,11 @@ class Arrays:
         if self.images:
             return IMAGE
         return IMAGE if (axes.pictures if axes else pictured(self.found)) else FIELD
+
+    @property
+    def _beside_images(self) -> bool:
+        """Whether the set is of pictures whatever its arrays are, so that each of them must show that it is one."""
+        return self.images and self.reading.axes is None
 
     def parts(self, stacks: list[Stack], digests: Callable[[Entry, Stack], np.ndarray]) -> list[Items]:
         """The rows of all files, whose stacks are appended to `stacks`."""
@@ -100,7 +110,7 @@ class Arrays:
         for entry, arrays, lone in self.found:
             try:
                 if self.medium is IMAGE:
-                    if entry.suffix in SUFFIXES:
+                    if entry.suffix in SUFFIXES or (self._beside_images and not pictured([(entry, arrays, lone)])):
                         raise Unreadable("a field, and most of the set is pictures: train on it by itself")
                     found = picture_stacks(entry, arrays, **self.reading.options(lone))
                     said = _told(found, self.reading)

@@ -39,7 +39,10 @@ class Volume:
     modality        as DICOM abbreviates it, "" where that is not known
     orientation     of the file, as LPS
     file            its name, or that of its first file
-    subject         who it is of; known while a scan is read and no longer
+    sized           whether the size of its voxels is known; it is taken for 1 mm otherwise
+    frame           NIfTI's code of what its millimetres are counted from, as 1 for a scanner, 4 for MNI
+    subject         who it is of, as the file says, "" where it does not; known while a scan is read and no longer
+    certain         whether that is a person: otherwise it is a study, of which a person may have several
     digest          hash of its content
     holes           whether some values are missing
     load            the values (x, y, z), NaN where they are missing; raises Unreadable
@@ -53,7 +56,10 @@ class Volume:
     modality: str
     orientation: str
     file: str
+    sized: bool
+    frame: int
     subject: str
+    certain: bool
     digest: bytes
     holes: bool
     load: Callable[[], np.ndarray]

@@ -17,6 +17,7 @@ from fromnoise.cond import Column, Cond
 from fromnoise.data import columns as columns_
 from fromnoise.data import maps
 from fromnoise.data.columns import Encoded, Profile
+from fromnoise.data.gathered import with_folders
 from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.pieces import in_pieces
 from fromnoise.data.scan import Progress, scan
@@ -163,6 +164,7 @@ def open_dataset(
         listing = scan(
             listing, channels_first=channels_first, axes=axes, size=size, cache_dir=cache_dir, progress=progress
         )
+    listing = with_folders(listing, columns or ())
     profiles = columns_.roles(listing.items.columns, listing.profiles, columns or ())
     chosen, why = columns_.choose(profiles, columns and columns_.plain(columns, profiles))
     found = decoded(listing, size, cache_dir, progress)

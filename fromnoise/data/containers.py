@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec.arrayfile import FILL, UNITS, hdf5, zarrs
-from fromnoise.data.tree import Entry, Tree, Unreadable
+from fromnoise.data.tree import Entry, Tree, Unreadable, reason
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".zarr")
 _BLOCK = 1 << 24  # bytes that are copied at a time
@@ -19,7 +19,8 @@ _BLOCK = 1 << 24  # bytes that are copied at a time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Array:
-    """An array of a file; its values are mapped from there, or copied, when `load` is called."""
+    """An array of a file; its values are mapped from there, or copied, when `load` is called, which may raise
+    Unreadable."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -79,10 +80,18 @@ def _hdf5(path: Path | None, tree: Tree, entry: Entry) -> dict[str, Array]:
 def _array(node: Any, path: Path | None) -> Array:
     offset = None if path is None else node.id.get_offset()
 
+    def part(rows: slice) -> np.ndarray:
+        try:
+            return node[rows]
+        except Exception as error:  # HDF5, Zarr and their codecs raise many kinds for a damaged chunk
+            raise Unreadable(f"a part of it is damaged ({reason(error)}): copy or export it again") from error
+
     def load() -> np.ndarray:
         if path is not None and offset is not None and 0 not in node.shape and node.dtype.kind in "biuf":
+            if offset + node.size * node.dtype.itemsize > path.stat().st_size:
+                raise Unreadable("is cut short: copy or export it again")
             return np.memmap(path, node.dtype, "r", offset, node.shape)  # as it lies in the file
-        return spooled(node.shape, node.dtype, lambda rows: node[rows])
+        return spooled(node.shape, node.dtype, part)
 
     return Array(shape=tuple(node.shape), dtype=np.dtype(node.dtype), load=load, attrs=dict(node.attrs))
 

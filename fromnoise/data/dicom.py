@@ -20,7 +20,7 @@ from types import ModuleType
 
 import numpy as np
 
-from fromnoise.codec.niftifile import nibabels
+from fromnoise.codec.niftifile import SCANNER, nibabels
 from fromnoise.data.blocks import Volume
 from fromnoise.errors import FromNoiseError, Unreadable, extra
 
@@ -34,17 +34,23 @@ _TAGS = [
 ]
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _MODALITY = re.compile("[A-Z]{2,3}")  # nothing else is written down
+_SLICED = ("CT", "MR", "PT", "NM")  # modalities whose pictures are slices of something
+_SHOWN = 4  # gaps of a series that are said
 _UNEVEN = 0.1  # of the distance between slices: what differs more is no even spacing
 _FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # directions of rows and columns where none are said
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One file: a slice.  `plane` is what slices of one scan share; `depth` where it lies along its normal, in mm."""
+    """One file: a slice.  `plane` is what slices of one scan share; `depth` where it lies along its normal, in mm;
+    `lacks` the attribute for want of which it is a scan by itself, "" where it has all."""
 
     file: str
     series: str
     subject: str
+    certain: bool
+    sized: bool
+    lacks: str
     modality: str
     scout: bool
     number: int
@@ -93,17 +99,22 @@ def _frame(name: str, data: bytes, found) -> Frame:
     corner = _numbers(found, "ImagePositionPatient", 3)
     turn = _numbers(found, "ImageOrientationPatient", 6)
     said = (_numbers(found, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing"))
-    spacing = next((one for one in said if one and min(one) > 0), (1.0, 1.0))
+    spacing = next((one for one in said if one and min(one) > 0), None)
+    down, right = spacing or (1.0, 1.0)
     slope = _numbers(found, "RescaleSlope", 1) or (1.0,)
     intercept = _numbers(found, "RescaleIntercept", 1) or (0.0,)
     if not slope[0]:
         raise Unreadable("says that all values are one: export it again")
     sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
     kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
+    patient, study = _patient(found), str(found.get("StudyInstanceUID") or "")
     return Frame(
         file=name,
         series=_hidden(str(found.get("SeriesInstanceUID") or name)),
-        subject=_hidden(_subject(found) or name),
+        subject=_hidden(patient or study) if patient or study else "",
+        certain=bool(patient),
+        sized=spacing is not None,
+        lacks=_lacking(found, corner, turn),
         modality=modality if _MODALITY.fullmatch(modality) else "",
         scout=bool(_SCOUTS & {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}),
         number=int((_numbers(found, "InstanceNumber", 1) or (0,))[0]),
@@ -111,8 +122,8 @@ def _frame(name: str, data: bytes, found) -> Frame:
             int(found.Rows),
             int(found.Columns),
             f"{sign}{max(8, int(found.BitsAllocated))}",
-            spacing[0],
-            spacing[1],
+            down,
+            right,
             tuple(round(x, 4) for x in turn or _FLAT),
             (slope[0], intercept[0]),
         ),
@@ -122,9 +133,11 @@ def _frame(name: str, data: bytes, found) -> Frame:
     )
 
 
-def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
-    """The scans that slices make, and the files that are in none, with reason and remedy."""
-    found, broken = [], {}
+def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str], list[str]]:
+    """The scans that slices make, the files that are in none, with reason and remedy, and what is said of the set."""
+    found, broken, notes = [], {}, []
+    for tag, n in Counter(one.lacks for one in frames if one.lacks).items():
+        notes.append(f"{n:,} DICOM slices have no {tag}, so that each is a scan by itself: export them with it.")
     series: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
     for one in frames:
         if one.scout:
@@ -132,13 +145,13 @@ def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[V
         else:
             series[one.series, one.corner is not None].append(one)
     for (_, in_space), slices in series.items():
-        for group in [_even(slices, broken)] if in_space else [[one] for one in slices]:
+        for group in [_even(slices, broken, notes)] if in_space else [[one] for one in slices]:
             found.append(_volume(group, files))
-    return found, broken
+    return found, broken, notes
 
 
-def _even(slices: Sequence[Frame], broken: dict[str, str]) -> list[Frame]:
-    """The most slices of a series that lie evenly, in order; the others go to `broken`."""
+def _even(slices: Sequence[Frame], broken: dict[str, str], notes: list[str]) -> list[Frame]:
+    """The most slices of a series that lie evenly, in order; the others go to `broken`, and where to `notes`."""
     plane = Counter(one.plane for one in slices).most_common(1)[0][0]
     at: dict[float, Frame] = {}
     for one in sorted(slices, key=lambda one: (one.number, one.file)):
@@ -161,13 +174,26 @@ def _even(slices: Sequence[Frame], broken: dict[str, str]) -> list[Frame]:
     ends = [0, *(np.flatnonzero(abs(steps - usual) > _UNEVEN * usual) + 1).tolist(), len(ordered)]
     runs = [ordered[a:b] for a, b in pairwise(ends)]
     kept = max(runs, key=len)
+    if len(kept) < len(ordered):
+        notes.append(_gaps(ordered, ends[1:-1], usual, len(kept)))
     for one in ordered:
         if one not in kept:
-            broken[one.file] = (
-                f"beyond a gap in its series, whose slices are {usual:.3g} mm apart: export the missing slices; the "
-                f"{len(kept)} that lie evenly are used"
-            )
+            broken[one.file] = "beyond a gap in its series: export the missing slices"
     return kept
+
+
+def _gaps(ordered: Sequence[Frame], after: Sequence[int], usual: float, kept: int) -> str:
+    """Where slices are missing in a series, before those that stand at the places `after`."""
+    places = []
+    for before, behind in ((ordered[k - 1], ordered[k]) for k in after):
+        missing = round((behind.depth - before.depth) / usual) - 1
+        what = f"{missing} missing" if missing > 0 else "they lie closer"
+        places.append(f"{what} between {before.depth:.4g} and {behind.depth:.4g} mm")
+    more = f" and {len(places) - _SHOWN} times more" * (len(places) > _SHOWN)
+    return (
+        f"a series of {len(ordered):,} slices, {usual:.3g} mm apart along its normal, is not even: "
+        f"{', '.join(places[:_SHOWN])}{more}; its longest even run, of {kept:,}, is used."
+    )
 
 
 def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
@@ -200,7 +226,10 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         modality=first.modality,
         orientation="".join(orientations.aff2axcodes(affine)),
         file=paths[0],
+        sized=first.sized,
+        frame=SCANNER,
         subject=first.subject,
+        certain=first.certain,
         digest=digest,
         holes=False,
         load=load,
@@ -264,11 +293,23 @@ def _numbers(found, name: str, count: int) -> tuple[float, ...] | None:
     return numbers if len(numbers) == count and all(map(np.isfinite, numbers)) else None
 
 
-def _subject(found) -> str:
-    """Who a slice is of; where no patient is named it is of one with its study."""
+def _lacking(found, corner: tuple[float, ...] | None, turn: tuple[float, ...] | None) -> str:
+    """The attribute without which a slice belongs to no series; X-rays need none."""
+    if str(found.get("Modality") or "") not in _SLICED:
+        return ""
+    known = {
+        "SeriesInstanceUID": found.get("SeriesInstanceUID"),
+        "ImagePositionPatient": corner,
+        "ImageOrientationPatient": turn,
+    }
+    return " and no ".join(name for name, value in known.items() if not value)
+
+
+def _patient(found) -> str:
+    """The number of a patient, "" where nobody is named."""
     patient = str(found.get("PatientID") or "").strip()
     nobody = patient.lower().strip("0^ ") in ("", "anonymous", "anonymized", "anonymised", "anon", "unknown")
-    return str(found.get("StudyInstanceUID") or "") if nobody else patient
+    return "" if nobody else patient
 
 
 def _hidden(text: str) -> str:

@@ -1,7 +1,7 @@
 """Fields as a medium: the rules by which arrays are fields and not pictures, and what their axes are.
 
-pictures    integers of 8 or 16 bits, or floats from 0 to 1, on two axes with few channels; all else is fields: series,
-            volumes, floats of any range, with NaN, wider integers, and whatever is in HDF5 or Zarr
+pictures    bools, integers of 8 or 16 bits, or floats from 0 to 1 that reach 0.1, on two axes with few channels; all
+            else is fields: series, volumes, floats of any range, with NaN, wider integers, whatever is in HDF5 or Zarr
 axes        channels are an axis of at most `CHANNELS` that is at most half as long as all others, first or last.  Of an
             array that is alone the first axis is the examples, but for a single series, (t) or (t, c) with at most
             `BESIDE` channels, which is cut into blocks; of files beside each other each is one example
@@ -9,6 +9,7 @@ window      all of an example, along each axis at most `LARGEST`, and no more th
             step sees a random part
 missing     NaN, what the attribute `_FillValue` or `missing_value` names, where an array of bools called `mask` beside
             the data is true, and what numpy masks; one mask channel where all channels miss the same, or one for each
+            that misses any (`gaps.py`)
 
 `axes` says otherwise, a letter an axis: n examples, c channels, t, z, y, x of fields, h and w of pictures.
 """
@@ -24,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fromnoise.codec.arrayfile import Container
-from fromnoise.codec.field import AXES, FieldCodec, Layout, missing
+from fromnoise.codec.field import AXES, FieldCodec, Layout
 from fromnoise.codec.medium import Size
-from fromnoise.data.containers import SUFFIXES, Array, blocks, spooled
+from fromnoise.data.containers import SUFFIXES, Array
+from fromnoise.data.gaps import mask_of, masked, masks_of, surveyed
 from fromnoise.data.image import MAX_CHANNELS
 from fromnoise.data.splits import split_word
 from fromnoise.data.stack import COLOURS, Stack, chosen, columns, describes, real
@@ -38,8 +40,8 @@ LARGEST = {1: 1024, 2: 64, 3: 32}
 CHANNELS, BESIDE = 16, 8
 _BLOCKS, _SHORTEST = 160, 16  # that a single series is cut into, at the least; the steps of one
 _SEEN = 1 << 22  # values by which floats are told to be pictures
+_BRIGHT = 0.1  # that pictures of floats reach: small numbers of a measurement are between 0 and 1, too
 _SHORT = 0.25  # of the median length: shorter series are left out, or the window would shrink to them
-MASK = "mask"
 
 
 class Axes(NamedTuple):
@@ -70,14 +72,16 @@ def parse_axes(text: str | None) -> Axes | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldHeader:
-    """What is known of a field without its values."""
+    """What is known of a field without its values; `gaps` are the channels that miss some, `alike` says that all miss
+    the same ones."""
 
     places: Shape
     channels: int
     dtype: str
     layout: Layout = "none"
     container: Container = "npy"
-    masks: int = 0
+    gaps: tuple[int, ...] = ()
+    alike: bool = True
     fill: float | None = None
     units: str = ""
 
@@ -121,26 +125,28 @@ def _drawn(array: Array, lone: bool, volumes: bool) -> bool:
         return kind == "b" or array.dtype.itemsize <= 2
     values = array.load()
     some = np.asarray(values[:: max(1, values.size // _SEEN)], dtype=np.float64)
-    return bool(((some >= 0) & (some <= 1)).all())
+    return bool(((some >= 0) & (some <= 1)).all()) and float(some.max(initial=0)) >= _BRIGHT
 
 
 def field_stacks(
     entry: Entry, arrays: Mapping[str, Array], *, axes: Axes | None, channels_first: bool, lone: bool
 ) -> tuple[list[Stack], list[str]]:
     """The fields of a file, one stack for each split that it names, and what is said of them.  Raises Unreadable."""
-    masks = {key for key, array in arrays.items() if key.rpartition("/")[2] == MASK and array.dtype.kind == "b"}
+    masks = masks_of(arrays)
     keys = chosen({key: array for key, array in arrays.items() if key not in masks}, lambda array: array.ndim > 0)
     if not keys:
         for array in arrays.values():
             real(array.load())
-        raise Unreadable(f"holds no array of numbers, but {', '.join(arrays) or 'none'}: save one")
+        what = f"array of numbers, but {', '.join(arrays)}" if arrays else "array"
+        raise Unreadable(f"holds no {what}: save one")
     stacks, notes = [], []
     container: Container = "zarr" if entry.suffix == ".zarr" else "h5" if entry.suffix in SUFFIXES else "npy"
     for key in keys:
-        array, mask = arrays[key], next((arrays[m] for m in masks if arrays[m].shape == arrays[key].shape), None)
+        array = arrays[key]
+        mask = mask_of(key, arrays, axes.many if axes else lone)
         values, fill = real(array.load()), array.fill
         if mask is not None:
-            values, fill = masked(values, mask.load(), fill)
+            values, fill = masked(values, mask, fill)
         name = f"{entry.name}:{key}" if key else entry.name
         stack, note = as_field(
             values, name, axes=axes, channels_first=channels_first, lone=lone, fill=fill, units=array.units
@@ -185,12 +191,14 @@ def as_field(
     shape = rows.shape[1:]
     places = shape if axes.layout == "none" else shape[1:] if axes.layout == "first" else shape[:-1]
     channels = 1 if axes.layout == "none" else shape[0 if axes.layout == "first" else -1]
+    gaps, alike = surveyed(rows, axes.layout, fill, lone)
     header = FieldHeader(
         places=places,
         channels=channels,
         dtype=str(rows.dtype),
         layout=axes.layout,
-        masks=_masks(rows, axes.layout, fill),
+        gaps=gaps,
+        alike=alike,
         fill=fill,
         units=units,
     )
@@ -198,7 +206,7 @@ def as_field(
     size = " x ".join(map(str, places))
     note = (
         f"{name} is {len(rows):,} field{'s' * (len(rows) != 1)} of {size} {AXES[axes.space][-1]}"
-        f"{cut}, with {channels} channel{'s' * (channels != 1)}{where}, and no pictures, which are 8- or 16-bit "
+        f"{cut}, with {channels} channel{'s' * (channels != 1)}{where}, and no pictures, which are bools, 8- or 16-bit "
         "integers or floats from 0 to 1 on two axes; --axes for another reading, as nyx, tc or nhwc."
     )
     return Stack(pixels=rows, name=name, header=header, single=not axes.many and not cut), note
@@ -225,33 +233,6 @@ def _channels(shape: Shape) -> Layout:
     last = shape[-1] <= min(CHANNELS, min(shape[:-1]) / 2)
     first = shape[0] <= min(CHANNELS, min(shape[1:]) / 2)
     return "last" if last else "first" if first else "none"
-
-
-def masked(values: np.ndarray, mask: np.ndarray, fill: float | None) -> tuple[np.ndarray, float | None]:
-    """The values with NaN, or of integers a fill value that nothing has, where `mask` is true; and that fill value."""
-    if fill is None and values.dtype.kind != "f":
-        info = np.iinfo(values.dtype)
-        fill = info.min if info.min else info.max
-        if any((block == fill).any() for block in blocks(values)):
-            raise Unreadable(f"masks integers of which some are {fill}, the mark of what is missing: save floats")
-    mark = np.nan if fill is None else fill
-    return spooled(values.shape, values.dtype, lambda rows: np.where(mask[rows], mark, values[rows])), fill
-
-
-def _masks(rows: np.ndarray, layout: Layout, fill: float | None) -> int:
-    """How many mask channels the examples need."""
-    if rows.dtype.kind != "f" and fill is None:
-        return 0
-    channels, found = 1, 0
-    for block in blocks(rows):
-        gone = missing(block, fill)
-        if layout != "none" and gone.any():
-            gone = np.moveaxis(gone, 1, -1) if layout == "first" else gone
-            channels = gone.shape[-1]
-            if (gone.any(-1) != gone.all(-1)).any():
-                return channels
-        found = max(found, int(gone.any()))
-    return found
 
 
 class Fields:
@@ -287,7 +268,8 @@ class Fields:
         dtypes = sorted({header.dtype for header in headers})
         dtype = str(np.result_type(*dtypes))
         notes = [f"arrays of {' and '.join(dtypes)} all become {dtype}."] if len(dtypes) > 1 else []
-        return replace(first, dtype=dtype, masks=max(header.masks for header in headers)), notes
+        gaps = tuple(sorted({channel for header in headers for channel in header.gaps}))
+        return replace(first, dtype=dtype, gaps=gaps, alike=all(header.alike for header in headers)), notes
 
     def choose(
         self, common: FieldHeader, headers: Counter[FieldHeader], size: Size | None
@@ -306,7 +288,8 @@ class Fields:
             dtype=common.dtype,
             layout=common.layout,
             whole=all(header.places == space for header in headers),
-            masks=common.masks,
+            masks=int(bool(common.gaps)) if common.alike else len(common.gaps),
+            gaps=() if common.alike or len(common.gaps) == common.channels else common.gaps,
             fill=common.fill,
             units=common.units,
             container=common.container,
@@ -315,8 +298,11 @@ class Fields:
         if not codec.whole:
             window = " x ".join(map(str, space))
             notes.append(f"each step sees parts of {window} {AXES[axes][-1]} of the examples; --size for others.")
-        if common.masks:
-            how = "in all channels alike" if common.masks == 1 else "in each channel by itself"
+        if common.gaps:
+            some = (
+                f"in {len(codec.gaps):,} of {common.channels:,} channels" if codec.gaps else "in each channel by itself"
+            )
+            how = "in all channels alike" if common.alike else some
             notes.append(f"values are missing, {how}: where they are is learned and generated along.")
         return codec, notes
 

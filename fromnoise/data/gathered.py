@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from fromnoise.codec import Gathered, Header
-from fromnoise.data.listing import Items
-from fromnoise.data.splits import split_of
+from fromnoise.data.columns import ROLES, profile
+from fromnoise.data.listing import Items, Listing
+from fromnoise.data.splits import folder_roles, split_of
 from fromnoise.data.stack import Stack
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Skipped, Tree, read, suffix
@@ -34,7 +36,12 @@ class Contents(Mapping[str, bytes]):
 
 
 def stack_of(source: str, gathered: Gathered) -> Stack:
-    return Stack(pixels=gathered.raws, name=source, names=gathered.names)
+    return Stack(
+        pixels=gathered.raws,
+        name=source,
+        names=gathered.names,
+        files=gathered.files if gathered.nameless else (),
+    )
 
 
 def items_of(gathered: Gathered) -> Items:
@@ -51,6 +58,28 @@ def items_of(gathered: Gathered) -> Items:
         stack=np.zeros(n, dtype=np.int32),
         row=np.arange(n),
         columns={name: Texts.of(values) for name, values in gathered.columns.items()},
+    )
+
+
+def with_folders(listing: Listing, asked: Sequence[str]) -> Listing:
+    """The listing with what folders are called as the column "class", if that is `asked` for and their names are not
+    looked at otherwise; as it is where there is such a column or no folder differs."""
+    files = listing.stacks[0].files if listing.stacks else ()
+    if not files or "class" in listing.items.columns or not {"class", *(f"class:{role}" for role in ROLES)} & {*asked}:
+        return listing
+    classes = folder_roles([files[int(row)].rpartition("/")[0] for row in listing.items.row])[1]
+    if len(set(classes)) < 2:
+        return listing
+    texts = Texts.of(classes)
+    items = replace(listing.items, columns={**listing.items.columns, "class": texts})
+    note = (
+        f"the names of {len(set(classes)):,} folders are labels, as asked, and written into the model and its samples."
+    )
+    return replace(
+        listing,
+        items=items,
+        profiles=(*listing.profiles, profile("class", texts)),
+        notes=(*listing.notes, note),
     )
 
 

@@ -8,6 +8,7 @@ examples' leading principal components, seen small.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -91,7 +92,9 @@ def find_groups(dataset: Dataset, k: int) -> np.ndarray:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         components = torch.pca_lowrank(x - mean, q=min(_COMPONENTS, *x.shape), center=False, niter=4)[2]
-    centres, first = kmeans2(((x - mean) @ components).numpy(), min(k, len(x)), iter=20, minit="++", rng=rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that groups are empty, as of few distinct examples some are
+        centres, first = kmeans2(((x - mean) @ components).numpy(), min(k, len(x)), iter=20, minit="++", rng=rng)
     order = np.argsort(-np.bincount(first, minlength=len(centres)), kind="stable")
     centres = centres[order][: len(np.unique(first))]  # without the empty ones
     everyone = _small(dataset, np.arange(len(dataset)))

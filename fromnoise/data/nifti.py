@@ -1,13 +1,9 @@
-"""NIfTI files as volumes (nibabel): values, affine and orientation; no text of the header is looked at.
-
-One file is one subject's, unless names say `sub-…` as BIDS has it.
-"""
+"""NIfTI files as volumes (nibabel): values, affine and orientation; no text of the header is looked at."""
 
 from __future__ import annotations
 
 import gzip
 import logging
-import re
 import zlib
 from collections.abc import Callable
 from hashlib import blake2b
@@ -15,21 +11,22 @@ from io import BytesIO
 
 import numpy as np
 
-from fromnoise.codec.niftifile import nibabels
+from fromnoise.codec.niftifile import ALIGNED, nibabels
 from fromnoise.data.blocks import Volume
 from fromnoise.errors import Unreadable
 
 SUFFIXES = frozenset({".nii", ".nii.gz"})
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 LABELS = "labels"  # in the place of a modality
 _LABEL = 1002  # the intent of NIfTI that says so
+_REACH = float(np.finfo(np.float32).max)  # of values, as they are kept
 _MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
 
 
 def volume(name: str, read: Callable[[], bytes]) -> Volume:
     """The scan in a file.  Raises Unreadable with reason and remedy; messages hold nothing of what the file says."""
     data = read()
-    image = _image(data)
+    plain = _unpacked(data)
+    image = _image(plain)
     if len(image.shape) > 3 and max(image.shape[3:]) > 1:
         raise Unreadable(
             f"has {len(image.shape)} axes, {' x '.join(map(str, image.shape))}: train on single volumes of it, which "
@@ -42,43 +39,72 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
     if 0 in shape or max(shape) == 1:
         raise Unreadable("holds no volume: export it again")
     nib = nibabels()
-    turn = nib.orientations.io_orientation(image.affine)
-    if np.isnan(turn).any() or not np.isfinite(image.affine).all():
+    sound = bool(np.isfinite(image.affine).all())
+    turn = nib.orientations.io_orientation(image.affine if sound else np.zeros((4, 4)))
+    if np.isnan(turn).any():
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
+    values, labels = _values(image, turn), int(image.header["intent_code"]) == _LABEL
+    if not labels:
+        _check(values)
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
-    subject = _SUBJECT.search(name)
     return Volume(
         shape=upright,
         affine=image.affine @ nib.orientations.inv_ornt_aff(turn, shape),
         dtype=str(stored.newbyteorder("=")),
         slope=float(image.dataobj.slope),
         intercept=float(image.dataobj.inter),
-        modality=LABELS if int(image.header["intent_code"]) == _LABEL else "",
+        modality=LABELS if labels else "",
         orientation="".join(nib.aff2axcodes(image.affine)),
         file=name,
-        subject=subject[0] if subject else name,
+        sized=_sized(image, plain),
+        frame=int(image.header["sform_code"]) or int(image.header["qform_code"]) or ALIGNED,
+        subject="",
+        certain=False,
         digest=blake2b(data, digest_size=16).digest(),
-        holes=stored.kind == "f" and bool(np.isnan(_values(image, turn)).any()),
-        load=lambda: _values(_image(read()), turn),
+        holes=stored.kind == "f" and bool(np.isnan(values).any()),
+        load=lambda: _values(_image(_unpacked(read())), turn),
     )
+
+
+def _unpacked(data: bytes) -> bytes:
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+            return file.read(_MOST)
+    except (EOFError, OSError, zlib.error):
+        raise Unreadable("is cut short or damaged: copy or export it again") from None
 
 
 def _image(data: bytes):
     nib = nibabels()
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it would print what headers hold
     try:
-        if data.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=BytesIO(data)) as file:
-                data = file.read(_MOST)
         kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
         image = kind.from_bytes(data)
-    except (EOFError, OSError, zlib.error):
-        raise Unreadable("is cut short or damaged: copy or export it again") from None
     except Exception:  # nibabel raises whatever a broken header leads it to, and quotes it
         raise Unreadable("is no NIfTI file that can be read: export it again") from None
     if len(data) < image.dataobj.offset + np.prod(image.shape, dtype=np.int64) * image.get_data_dtype().itemsize:
         raise Unreadable("is cut short: copy or export it again")
     return image
+
+
+def _sized(image, data: bytes) -> bool:
+    """Whether the size of voxels is said: in the place of 0 nibabel puts 1."""
+    said = type(image.header)(data[: image.header.sizeof_hdr], check=False)["pixdim"][1:4]
+    return int(image.header["sform_code"]) > 0 or bool((said != 0).all())
+
+
+def _check(values: np.ndarray) -> None:
+    """Raises Unreadable where values are all missing, all one, or beyond what is reckoned with."""
+    there = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    if there.size == 0:
+        raise Unreadable("holds no values, as all are missing or infinite: leave it out")
+    low, high = float(there.min()), float(there.max())
+    if max(abs(low), abs(high)) > _REACH:
+        raise Unreadable(f"holds values beyond {_REACH:.0e}: rescale them")
+    if low == high:
+        raise Unreadable(f"holds {low:g} throughout, which shows nothing: leave it out")
 
 
 def _values(image, turn: np.ndarray) -> np.ndarray:

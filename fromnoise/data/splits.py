@@ -126,7 +126,9 @@ def assign(named: np.ndarray, digests: np.ndarray, by: str = BY_NAMES) -> tuple[
             carved += f"{held.sum():,} of those for training, by hash of content, choose the best model"
         else:
             carved += "the best model is chosen on the test set, which then flatters it"
-    counts = ", ".join(f"{(splits == place).sum():,} {name}" for place, name in enumerate(NAMES))
+    # Where one part is held out it is both what the best model is chosen by and what it is judged by.
+    called = NAMES if (splits == TEST).any() else ("train", "held out")
+    counts = ", ".join(f"{(splits == place).sum():,} {name}" for place, name in enumerate(called))
     return splits, f"split by {by}: {counts}{carved}{_leak(splits, digests)}."
 
 

@@ -15,7 +15,6 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BufferedIOBase
 from typing import cast
@@ -45,7 +44,8 @@ class Stack:
 
     Pictures are (n, h, w, c), fields as `fields.py` says.  `key` is the array's name in a file of several, empty
     elsewhere; `single` says that the file is one example, not a row of many; `names` are those of the rows where they
-    have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`.
+    have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`; `files` are
+    those that they are from, where the names of files are not looked at by themselves.
     """
 
     pixels: np.ndarray | Rows
@@ -55,6 +55,7 @@ class Stack:
     columns: Mapping[str, Texts] = field(default_factory=dict)
     single: bool = False
     names: Sequence[str] = ()
+    files: Sequence[str] = ()
 
 
 def is_array(name: str) -> bool:
@@ -66,7 +67,9 @@ def real(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in READABLE:
         remedy = "save its real and imaginary part as channels" if array.dtype.kind == "c" else "save numbers"
         raise Unreadable(f"holds {array.dtype}, not real numbers: {remedy}")
-    if 0 in array.shape or not array.ndim:
+    if not array.ndim:
+        raise Unreadable("is one number and no array of examples: save examples along its first axis")
+    if 0 in array.shape:
         raise Unreadable(f"is empty: its shape is {array.shape}; save examples along its first axis")
     if array.dtype.byteorder not in "=|<" or array.dtype.itemsize > 8:
         return array.astype(array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.float64)
@@ -116,7 +119,7 @@ def open_arrays(tree: Tree, entry: Entry) -> dict[str, Array]:
         if entry.suffix in SUFFIXES:
             return open_container(tree, entry)
         if entry.suffix == ".npz":
-            return {key: Array.of(array) for key, array in _members(tree, entry).items()}
+            return _members(tree, entry)
         return {"": Array.of(_open_npy(tree, entry) if entry.suffix == ".npy" else _open_idx(tree, entry))}
     except (FromNoiseError, Unreadable):
         raise
@@ -159,13 +162,26 @@ def picture_stacks(
     ]
 
 
-def _members(tree: Tree, entry: Entry) -> dict[str, np.ndarray]:
+def _members(tree: Tree, entry: Entry) -> dict[str, Array]:
     arrays = {}
     with tree.open(entry) as file, zipfile.ZipFile(file) as members:
         for name in members.namelist():
-            with members.open(name) as member, suppress(ValueError):  # pickled or strange ones beside the images
-                arrays[name.removesuffix(".npy")] = _npy_stream(cast(BufferedIOBase, member))
+            key = name.removesuffix(".npy")
+            with members.open(name) as member:
+                try:
+                    arrays[key] = Array.of(_npy_stream(cast(BufferedIOBase, member)))
+                except ValueError as error:  # pickled or strange ones beside the images
+                    arrays[key] = _unusable(f"its {key} cannot be used ({reason(error)}): save numbers")
     return arrays
+
+
+def _unusable(why: str) -> Array:
+    """An array that is there and cannot be read, which is said when it is asked for."""
+
+    def load() -> np.ndarray:
+        raise Unreadable(why)
+
+    return Array(shape=(), dtype=np.dtype(object), load=load)
 
 
 def _open_idx(tree: Tree, entry: Entry) -> np.ndarray:

@@ -9,29 +9,32 @@ examples  slices across the axis of the coarsest voxels, of cubes from below upw
 size      slices and scans are brought to one spacing and one shape, slices to at most 64 pixels a side (`size.py`);
           patches keep the median spacing
 position  how far along its axis a slice lies, from 0 to 1, is a condition of the model
-split     by subject; of one subject by slabs (`blocks.py`); or by folders called train and val
+split     by subject (`subject.py`); of one subject by slabs (`blocks.py`); or by folders called train and val
 names     of files and folders often tell who somebody is, so none is kept: scans and files that are left out are called
           by the hash of their content, eight digits, as `b2sum -l 32 FILE` prints it
-class     what folders are called, where every one has scans of two subjects or more
+class     what folders are called, only where that is asked for, since it is written into the model
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.medium import POSITION, Gathered, Size
+from fromnoise.codec.niftifile import ALIGNED
 from fromnoise.codec.volume import AXES, VolumeCodec
 from fromnoise.data import dicom, nifti
 from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
 from fromnoise.data.size import target_size
 from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hash_split
+from fromnoise.data.subject import subjects
 from fromnoise.data.tree import suffix
 from fromnoise.errors import FromNoiseError, Unreadable
 from fromnoise.types import Shape
@@ -39,11 +42,16 @@ from fromnoise.types import Shape
 MANY, SMALL = 20, 40_000
 _COARSE = 1.5  # times the finest spacing: the axis of slices is that of the coarsest then, and upwards otherwise
 _DICM = slice(128, 132)
+_FOLDER = (
+    "scans in one folder are taken for one subject's, since nothing says otherwise: where that is wrong, call files "
+    "sub-… by their subject, or folders train and val."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeHeader:
-    """What is known of a block without its values; `room` is how far it can move in a single scan."""
+    """What is known of a block without its values; `room` is how far it can move in a scan, `frame` the code by which
+    NIfTI says what its millimetres are counted from."""
 
     block: tuple[int, int, int]
     affine: tuple[float, ...]
@@ -54,6 +62,7 @@ class VolumeHeader:
     modality: str
     orientation: str
     room: tuple[int, int, int]
+    frame: int
     holes: bool
     channels: int = 1
 
@@ -80,14 +89,14 @@ class Volumes:
         return head[_DICM] == b"DICM"
 
     def probe(self, data: bytes) -> VolumeHeader:
-        volumes = _family(*_scans({"": data}))
+        volumes = _family(*_scans({"": data})[:2])
         return _header(volumes, _cut(volumes, None)[0])
 
     def read(self, data: bytes, header: VolumeHeader, codec: VolumeCodec) -> np.ndarray:
-        return _cut(_family(*_scans({"": data})), codec.block)[0][0]
+        return _cut(_family(*_scans({"": data})[:2]), codec.block)[0][0]
 
     def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
-        found, broken = _scans(files)
+        found, broken, lacking = _scans(files)
         volumes = _family(found, broken)
         blocks, notes = _cut(volumes, size)
         split, why, said = _parted(volumes, blocks)
@@ -95,7 +104,7 @@ class Volumes:
         blocks = blocks.taken(rows)
         parts = [part for part in split if part is not None]
         of = [volumes[place] for place in blocks.which]
-        columns = {POSITION: [blocks.position(row) for row in range(len(blocks))], "class": _classes(volumes, blocks)}
+        positions = [blocks.position(row) for row in range(len(blocks))]
         ids = [volume.digest[:4].hex() for volume in of]
         return Gathered(
             raws=blocks,
@@ -103,9 +112,9 @@ class Volumes:
             files=tuple(volume.file for volume in of),
             names=tuple(f"{name}{list(start)}" for name, start in zip(ids, blocks.starts, strict=True)),
             digests=_digests(of, blocks),
-            notes=(*notes, *said),
+            notes=(*notes, *lacking, *said, *_unnamed(volumes, any(positions))),
             broken=_called(files, broken),
-            columns={name: values for name, values in columns.items() if any(values)},
+            columns={POSITION: positions} if any(positions) else {},
             split=[] if set(parts) == {OPEN} else parts,
             why=why,
             nameless=True,
@@ -132,6 +141,7 @@ class Volumes:
             block=common.block,
             affine=common.affine,
             room=common.room,
+            frame=common.frame,
             modality=common.modality,
             orientation=common.orientation,
             disk=common.disk,
@@ -144,9 +154,12 @@ class Volumes:
         return []
 
 
-def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
-    """All scans, and the files that are in none, with the reason.  Raises Unreadable where a library is missing."""
-    found, frames, broken = list[Volume](), [], {}
+def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str], list[str]]:
+    """All scans, the files that are in none, with the reason, and what is said of series.
+
+    Raises Unreadable where a library is missing.
+    """
+    found, frames, broken, notes = list[Volume](), [], {}, []
     for name in files:
         try:
             data = files[name]
@@ -157,10 +170,10 @@ def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str]]:
         except Unreadable as error:
             broken[name] = str(error)
     if frames:
-        series, rest = dicom.volumes(frames, files)
+        series, rest, notes = dicom.volumes(frames, files)
         found += series
         broken |= rest
-    return found, broken
+    return found, broken, notes
 
 
 def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
@@ -178,7 +191,12 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
             what = {nifti.LABELS: "a map of labels", "": "a scan"}.get(volume.modality, volume.modality)
             flat = " of a single slice" if _plane(volume) is not None else ""
             broken[volume.file] = f"{what}{flat}, unlike most of the set: train on such by themselves"
-    return [volume for volume in found if (volume.modality, _plane(volume)) == (modality, plane)]
+    kept = [volume for volume in found if (volume.modality, _plane(volume)) == (modality, plane)]
+    if any(volume.sized for volume in kept):
+        unsized = "says not how large its voxels are, as others do: write that into it (pixdim, PixelSpacing)"
+        broken |= {volume.file: unsized for volume in kept if not volume.sized}
+        return [volume for volume in kept if volume.sized]
+    return kept
 
 
 def _plane(volume: Volume) -> int | None:
@@ -238,6 +256,8 @@ def _told(volumes: Sequence[Volume], grid: Grid) -> list[str]:
     count = f"{len(volumes):,} scan{'s' * (len(volumes) != 1)}{of}"
     voxels = f"{_by(sizes[0])}{f' to {_by(sizes[-1])}' * (len(sizes) > 1)} voxels"
     notes = [f"{count}, {voxels} of {_by(np.median(spacings, 0))} mm; samples are NIfTI."]
+    if not volumes[0].sized:
+        notes.append("how large voxels are is said by no scan (pixdim, PixelSpacing): 1 mm is taken, and written.")
     if np.ptp(spacings, axis=0).max() > 0.01 * spacings.max():
         notes.append(
             f"voxels of {spacings.min():.3g} to {spacings.max():.3g} mm differ from scan to scan: all are brought to "
@@ -255,17 +275,16 @@ def _by(numbers: Any) -> str:
 
 
 def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
-    """What all blocks share; where several scans lie differently in space, samples lie around its origin."""
-    grid, first, alone = blocks.grid, volumes[0], len(volumes) == 1
-    affine, room = np.diag([*grid.spacing, 1.0]), (0, 0, 0)
-    if alone:
-        affine, room = grid.affine(first), blocks.room(0)
+    """What all blocks share."""
+    grid, first = blocks.grid, volumes[0]
+    affine, room, frame = _place(volumes, blocks)
     scales = {(volume.dtype, volume.slope, volume.intercept) for volume in volumes}
     disk, slope, intercept = scales.pop() if len(scales) == 1 else (str(blocks.dtype), 1.0, 0.0)
     return VolumeHeader(
         block=grid.block,
         affine=tuple(float(x) for x in affine.reshape(-1)),
         room=room,
+        frame=frame,
         dtype=str(blocks.dtype),
         disk=disk,
         slope=slope,
@@ -276,18 +295,45 @@ def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
     )
 
 
+def _place(volumes: Sequence[Volume], blocks: Blocks) -> tuple[np.ndarray, tuple[int, int, int], int]:
+    """(4, 4), from voxels to millimetres of the scans, how far blocks can move in them, and NIfTI's code of that space.
+
+    Where scans lie in different places what is seen of them lies around the origin, as long as most of them.
+    """
+    grid, first = blocks.grid, volumes[0]
+    if all(_alike(first, other) for other in volumes):
+        codes = {volume.frame for volume in volumes}
+        return grid.affine(first), blocks.room(0), codes.pop() if len(codes) == 1 else ALIGNED
+    x, y, z = np.median([blocks.room(place) for place in range(len(volumes))], axis=0).astype(int).tolist()
+    affine = np.diag([*grid.spacing, 1.0])
+    affine[:3, 3] = -grid.spacing * (np.array([x, y, z]) + grid.block - 1) / 2
+    return affine, (x, y, z), ALIGNED
+
+
+def _alike(one: Volume, other: Volume) -> bool:
+    """Whether the voxels of two scans lie in the same places, to a tenth of a voxel."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in one.shape))])
+    apart = np.abs(corners @ (one.affine - other.affine).T).max()
+    return one.shape == other.shape and bool(apart < 0.1 * one.spacing.min())
+
+
 def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None], str, list[str]]:
     """Of each block its split, None where it is left out; what that goes by; and sentences on it."""
     named = folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[0]
     if set(named) != {OPEN}:
         return [named[place] for place in blocks.which], "", []
-    subjects: dict[str, bytes] = {}
-    for volume in volumes:
-        subjects[volume.subject] = min(volume.digest, subjects.get(volume.subject, volume.digest))
-    if len(subjects) > 1:
-        whose = b"".join(subjects[volumes[place].subject] for place in blocks.which)
-        held = hash_split(np.frombuffer(whose, dtype=np.uint64).reshape(-1, 2))
-        return [VAL if one else TRAIN for one in held], f"subject, of whom there are {len(subjects):,}", []
+    whose, folders = subjects(volumes)
+    first: dict[int, bytes] = {}
+    for who, volume in zip(whose, volumes, strict=True):
+        first[who] = min(volume.digest, first.get(who, volume.digest))
+    if len(first) > 1:
+        digests = b"".join(first[whose[place]] for place in blocks.which)
+        held = hash_split(np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2))
+        return (
+            [VAL if one else TRAIN for one in held],
+            f"subject, of whom there are {len(first):,}",
+            [_FOLDER] * folders,
+        )
     body = (
         "all examples come from one subject: samples are of that body, and the copying check tells only whether they "
         "repeat single examples of it, not whether the subject could be recognised."
@@ -301,14 +347,13 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
     return list(parts), "slabs of one subject", [body, left]
 
 
-def _classes(volumes: Sequence[Volume], blocks: Blocks) -> list[str]:
-    """Of each block what its folder is called, "" for all where a folder may be one subject's."""
-    classes = folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[1]
-    subjects = defaultdict(set)
-    for volume, one in zip(volumes, classes, strict=True):
-        subjects[one].add(volume.subject)
-    shared = all(len(found) > 1 for found in subjects.values())
-    return [classes[place] if shared else "" for place in blocks.which]
+def _unnamed(volumes: Sequence[Volume], placed: bool) -> list[str]:
+    """A sentence on folders that could be classes, and are none without being asked for."""
+    classes = set(folder_roles([volume.file.rpartition("/")[0] for volume in volumes])[1]) - {""}
+    return [
+        f"what its {len(classes):,} folders are called is no label unless that is asked for, by --columns class"
+        f"{',position' * placed}: it may be names of people, and labels are written into the model and its samples."
+    ] * (len(classes) > 1)
 
 
 def _digests(of: Sequence[Volume], blocks: Blocks) -> np.ndarray:

@@ -232,7 +232,7 @@ def _place(j: Judgement) -> str:
     marks = sorted((r for r in j.rows if r.role == "corruption"), key=lambda r: r.frechet)
     below = [r for r in marks if r.frechet <= ours.frechet]
     above = [r for r in marks if r.frechet > ours.frechet]
-    start, end = f"Your samples ({ours.frechet:.2g})", f"held-out data stand at {floor.frechet:.2g}."
+    start, end = f"Your samples ({_plain(ours.frechet)})", f"held-out data stand at {_plain(floor.frechet)}."
     if ours.frechet <= floor.frechet or j.p_floor > TOLD_APART:
         return f"{start} cannot be told from new data by this distance: {end}"
     if not below:
@@ -243,4 +243,9 @@ def _place(j: Judgement) -> str:
 
 
 def _mark(row: Row) -> str:
-    return f"“{row.name}” ({row.frechet:.2g})"
+    return f"“{row.name}” ({_plain(row.frechet)})"
+
+
+def _plain(distance: float) -> str:
+    """To two digits, without a power of ten where the number is large."""
+    return f"{distance:.2g}" if distance < 100 else f"{distance:,.0f}"

@@ -53,10 +53,12 @@ class Quantity:
 
     @property
     def sentence(self) -> str:
+        if not self.spectrum:
+            return f"Channel {self.channel} is the same everywhere in the training data: it has no spectrum."
         first, last = self.spectrum[0][0], self.spectrum[-1][0]
         return (
-            f"Channel {self.channel}: the spectrum of samples is within {self.deviation:.0%} of the data's "
-            f"(held-out data: {self.deviation_held:.0%}) over wavenumbers {first:.3g} to {last:.3g}, "
+            f"Channel {self.channel}: the spectrum of samples is {_within(self.deviation)} the data's "
+            f"(held-out data: {_within(self.deviation_held)}) over wavenumbers {first:.3g} to {last:.3g}, "
             f"{self.decades:.1f} decades; values differ by {self.histogram:.2g} standard deviations "
             f"({self.histogram_held:.2g}); correlations reach {self.correlation:.3g} steps "
             f"({self.correlation_held:.3g}; training data: {self.correlation_data:.3g})."
@@ -64,6 +66,13 @@ class Quantity:
 
     def to_json(self) -> dict:
         return asdict(self) | {"decades": self.decades}
+
+
+def _within(deviation: float) -> str:
+    """A deviation as the beginning of a phrase that ends with what it deviates from: a share, of more than double how
+    many times."""
+    ratio = 1 + deviation
+    return f"within {deviation:.0%} of" if deviation <= 1 else f"up to {ratio:{',.0f' if ratio >= 10 else '.2g'}} times"
 
 
 def physics(made: np.ndarray, held: np.ndarray, train: np.ndarray) -> tuple[Quantity, ...]:
