@@ -25,7 +25,7 @@ from fromnoise.data.groups import NAME as GROUP
 from fromnoise.data.media import MEDIA
 from fromnoise.denoise import Denoiser
 from fromnoise.extend import Extension, extension
-from fromnoise.memory import in_machine
+from fromnoise.memory import fitting
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
@@ -37,7 +37,6 @@ from fromnoise.types import FromNoiseError
 SAMPLERS = get_args(get_type_hints(SampleConfig)["sampler"])
 FILES = (".npz", ".npy", ".zip", ".txt")
 MOVING = 16  # clips of a sheet that moves
-HELD_AT_ONCE = 8  # numbers that sampling holds at once for each of x0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +332,7 @@ def generate(
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")
     parts, conds, evaluations = [], [], 0
     codec = (release if beyond is None else beyond).codec
-    batch = fitting(codec, batch)
+    batch = fitting(math.prod(codec.shape), batch)
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         conds.append(
@@ -365,19 +364,6 @@ def generate(
         },
         codec=codec,
     )
-
-
-def fitting(codec: Codec, batch: int) -> int:
-    """How many samples at a time fit into the machine's memory, at most `batch`.  Raises FromNoiseError for none."""
-    one, there = HELD_AT_ONCE * 4 * math.prod(codec.shape), in_machine()
-    if there is None or batch * one <= there:
-        return batch
-    if one > there:
-        raise FromNoiseError(
-            f"One sample of that length takes some {one / 1e9:.3g} GB to make, and this machine has {there / 1e9:.3g}: "
-            "ask for a shorter one."
-        )
-    return int(there // one)
 
 
 def trajectory(

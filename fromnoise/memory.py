@@ -21,7 +21,10 @@ from pathlib import Path
 
 import torch
 
+from fromnoise.errors import FromNoiseError
+
 _SELF = Path("/proc/self")
+HELD_AT_ONCE = 8  # numbers that sampling holds at once for each value of a sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,19 @@ def in_machine() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf, some systems not these names
         return None
+
+
+def fitting(values: int, batch: int) -> int:
+    """How many samples of so many values can be made at a time, at most `batch`.  Raises FromNoiseError for none."""
+    one, there = HELD_AT_ONCE * 4 * values, in_machine()
+    if there is None or batch * one <= there:
+        return batch
+    if one > there:
+        raise FromNoiseError(
+            f"One sample of that length takes some {one / 1e9:.3g} GB to make, and this machine has {there / 1e9:.3g}: "
+            "ask for a shorter one."
+        )
+    return there // one
 
 
 def give_back() -> None:
