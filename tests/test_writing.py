@@ -123,7 +123,7 @@ def test_a_prompt_is_kept_and_what_is_no_prompt_or_way_is_refused(run):
     assert all(re.fullmatch(r"c d.+ h.+", text) for text in texts), texts
     assert run.sample(6, prompt="c d ___ h___").tolist() == texts
     assert run.generate(1, prompt="b ___").recipe["prompt"] == "b ___"
-    with pytest.raises(FromNoiseError, match="template takes"):
+    with pytest.raises(FromNoiseError, match="prompt takes"):
         run.sample(1, prompt="a b c " * 60 + "___")
     with pytest.raises(FromNoiseError, match="ddim, unmask"):
         run.sample(1, sampler="heun")
