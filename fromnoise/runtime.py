@@ -72,7 +72,7 @@ def detect(precision: str | None = None, device: str | None = None) -> Runtime:
         # Two ranks may measure differently under load; one that computed in another precision would drift apart.
         narrow = bool(from_main(float(narrow), ours))
     chosen: Precision = "bfloat16" if narrow else "float32"
-    why = f"{place.type}, {threads} threads, {why}" if place.type == "cpu" else f"{place}, {why}"
+    why = f"{place.type}, {threads} thread{'s' * (threads != 1)}, {why}" if place.type == "cpu" else f"{place}, {why}"
     return Runtime(device=place, precision=chosen, threads=threads, rank=rank, world=world, why=why)
 
 
