@@ -93,23 +93,22 @@ def extension(
     Without a length a beginning is followed by as much as one window, and a loop is as long as one.  Raises
     FromNoiseError where the medium has no long axis, or the length has no room.
     """
-    check_extensible(codec)
-    assert isinstance(codec, Extensible)
+    along = extensible(codec)
     if loop and beginning is not None:
         raise FromNoiseError("A loop has no beginning: leave out either --loop or --continue.")
-    window, known = codec.shape[-1], None
+    window, known = along.shape[-1], None
     if beginning is not None:
-        known = codec.beginning(beginning)
-        length = codec.extent(known.shape[-1] + window) if length is None else length
-    length = codec.extent(window) if length is None else length
-    if not math.isfinite(length) or length < codec.extent(window) * 0.999:
+        known = along.beginning(beginning)
+        length = along.extent(known.shape[-1] + window) if length is None else length
+    length = along.extent(window) if length is None else length
+    if not math.isfinite(length) or length < along.extent(window) * 0.999:
         raise FromNoiseError(
-            f"The model was trained on windows of {codec.extent(window):g} {codec.unit}: ask for a length of as much "
+            f"The model was trained on windows of {along.extent(window):g} {along.unit}: ask for a length of as much "
             f"or more, not {length:g}, and cut what it makes."
         )
-    long = codec.extended(length, "loop" if loop else "free" if known is None else "continued")
+    long = along.extended(length, "loop" if loop else "free" if known is None else "continued")
     if known is not None and known.shape[-1] >= long.shape[-1]:
-        raise FromNoiseError(f"The beginning alone fills {length:g} {codec.unit}: ask for a greater length.")
+        raise FromNoiseError(f"The beginning alone fills {length:g} {along.unit}: ask for a greater length.")
     recipe: dict[str, object] = {"length": length, "loop": loop}
     if beginning is not None:
         recipe["beginning"] = blake2b(np.ascontiguousarray(beginning).data, digest_size=8).hexdigest()
@@ -124,20 +123,20 @@ def asked_length(codec: Codec, **given: float | None) -> float | None:
     asked = {name: value for name, value in given.items() if value is not None}
     if not asked:
         return None
-    check_extensible(codec)
-    assert isinstance(codec, Extensible)
+    unit = extensible(codec).unit
     if isinstance(codec, VideoCodec) and asked.keys() == {"seconds"}:
-        return round(asked["seconds"] * Fraction(codec.rate))
-    own = {"seconds": "seconds", "frames": "frames"}.get(codec.unit, "width")
+        return asked["seconds"] * float(Fraction(codec.rate))
+    own = unit if unit in given else "width"
     if asked.keys() != {own}:
-        raise FromNoiseError(f"How long samples of this model are is counted in {codec.unit}: give --{own} alone.")
+        raise FromNoiseError(f"How long samples of this model are is counted in {unit}: give --{own} alone.")
     return asked[own]
 
 
-def check_extensible(codec: Codec) -> None:
-    """Raises FromNoiseError where samples are as long as the model's window."""
+def extensible(codec: Codec) -> Extensible:
+    """`codec` as one of longer samples.  Raises FromNoiseError where samples are as long as the model's window."""
     if codec.vocab is not None:
         raise FromNoiseError("Text is continued and filled in by --prompt: leave out lengths, --continue and --loop.")
     if not isinstance(codec, Extensible):
         size = " x ".join(map(str, codec.shape[1:]))
         raise FromNoiseError(f"All samples of this model are of {size}: leave out lengths, --continue and --loop.")
+    return codec

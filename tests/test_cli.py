@@ -294,7 +294,8 @@ def test_lengths_are_given_in_the_mediums_own_unit_and_fit_the_machine(fromnoise
     clips = VideoCodec(image=image, frames=4, rate="25/2", container="webp")
     assert asked_length(clips, seconds=2.0, width=None, frames=None) == 25
     assert asked_length(clips, seconds=None, width=None, frames=9) == 9
-    assert asked_length(clips, seconds=None) is None
+    assert asked_length(clips, seconds=None, frames=None) is None
+    assert np.isnan(asked_length(clips, seconds=float("nan"), frames=None) or 0), "refused where lengths are"
 
 
 def test_where_samples_go_is_said_once_and_by_its_own_option(fromnoise, run, tmp_path):

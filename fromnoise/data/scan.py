@@ -58,15 +58,11 @@ def scan(
     `size` is what `open_dataset` will be asked for, since what an example is may depend on it.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
-    if isinstance(source, str) and not source.strip():
-        raise FromNoiseError("The name of the data is empty: give a folder, archive or file; . is this folder.")
     reading = Reading(channels_first=channels_first, axes=parse_axes(axes))
     if isinstance(source, np.ndarray):
         return _in_memory(source, reading, progress)
     skipped, stacks = list[Skipped](), list[Stack]()
-    # A folder of the user's own by that name comes first.
-    bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
-    path = bundled or Path(source).expanduser()
+    path = _path(source)
     if os.path.isfile(path) and path.suffix.lower() in table.SUFFIXES:
         tree, tables = files.from_table(path, skipped)
         kinds = files.sort(tree)
@@ -105,6 +101,14 @@ def scan(
     of_maps = {column: Texts.of(of.get(name, "") for name in own) for column, of in maps.items()}
     parts.append(replace(known, columns={**known.columns, **of_maps}))
     return _listing(str(source), medium, parts, skipped, tree, stacks, notes, maps)
+
+
+def _path(source: str | Path) -> Path:
+    """Where the data lie; a folder of the user's own comes before a bundled set of that name."""
+    if isinstance(source, str) and not source.strip():
+        raise FromNoiseError("The name of the data is empty: give a folder, archive or file; . is this folder.")
+    bundled = BUNDLED.get(source) if isinstance(source, str) and not os.path.exists(source) else None
+    return bundled or Path(source).expanduser()
 
 
 def _in_memory(source: np.ndarray, reading: Reading, progress: Progress | None) -> Listing:
