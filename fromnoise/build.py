@@ -17,6 +17,7 @@ from fromnoise.guide import Guided, Interval, Null
 from fromnoise.nets import Conditioner, TokenTransformer, Transformer, UNet
 from fromnoise.objectives import (
     FlowMap,
+    Likeness,
     MaskedCrossEntropy,
     Matching,
     Objective,
@@ -110,7 +111,9 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_distillation(config: Config, teacher: Denoiser, companion: Denoiser | None, start: float) -> Objective:
+def build_distillation(
+    config: Config, teacher: Denoiser, companion: Denoiser | None, start: float, likeness: Likeness | None = None
+) -> Objective:
     """What a student of `teacher`, which can be asked from time `start` on, is trained by.
 
     Without a companion it is the flow map's loss alone.
@@ -131,7 +134,14 @@ def build_distillation(config: Config, teacher: Denoiser, companion: Denoiser | 
     )
     if companion is None:
         return flow_map
-    return Matching(flow=flow_map, companion=companion, begin=flow.match_from, flow_share=flow.match_flow)
+    return Matching(
+        flow=flow_map,
+        companion=companion,
+        begin=flow.match_from,
+        flow_share=flow.match_flow,
+        likeness=likeness,
+        like_share=flow.match_likeness,
+    )
 
 
 def build_stepper(config: SampleConfig) -> Stepper:

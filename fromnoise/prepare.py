@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fromnoise.build import build_denoiser, build_objective
 from fromnoise.codec import Size
@@ -155,11 +156,15 @@ def going_on(data: Source, folder: RunFolder) -> str:
 
 
 def make_session(
-    prepared: Prepared, begun: float, objective: Objective | None = None, companion: ModelDenoiser | None = None
+    prepared: Prepared,
+    begun: float,
+    objective: Objective | None = None,
+    companion: ModelDenoiser | None = None,
+    memory: nn.Module | None = None,
 ) -> Session:
     """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from.
 
-    The objective is that of the settings, unless it is given, with the companion that it trains along.
+    The objective is that of the settings, unless it is given, with the companion that it trains along and its memory.
     """
     config, dataset, runtime = prepared.config, prepared.dataset, prepared.runtime
     shape = dataset.codec.shape
@@ -173,6 +178,7 @@ def make_session(
         runtime=runtime,
         clock=lambda: time.perf_counter() - begun,
         companion=companion,
+        memory=memory,
     )
     held = dataset.indices("val")
     held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])

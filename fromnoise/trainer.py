@@ -84,7 +84,8 @@ class Trainer:
     """A model in training: weights, optimiser state, averages, and its position in the run.
 
     `clock` gives the seconds since this process began the run; the elapsed time of earlier processes is added.
-    A `companion` is a second model that the objective asks and trains along; it is in checkpoints and in no release.
+    A `companion` is a second model that the objective asks and trains along, and `memory` the buffers in which it keeps
+    what it has seen; both are in checkpoints and in no release.
     The caller may set `reserve`, the seconds of the budget that it needs after the last step.
     """
 
@@ -99,10 +100,11 @@ class Trainer:
         runtime: Runtime,
         clock: Callable[[], float],
         companion: ModelDenoiser | None = None,
+        memory: nn.Module | None = None,
     ) -> None:
         self.config, self.denoiser, self.objective, self.data = config, denoiser, objective, data
         self.indices, self.runtime, self.clock = indices, runtime, clock
-        self.companion = companion
+        self.companion, self.memory = companion, memory
         self.trained = nn.ModuleList([denoiser] if companion is None else [denoiser, companion])
         self.optimizer = optimizer_of(denoiser, config.optim, runtime.dtype)
         if companion is not None:
@@ -194,8 +196,8 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, not copied."""
         parts = {"model": self.denoiser.state_dict(), "optim": pack_optimizer(self.optimizer), "ema": self.ema.pack()}
-        if self.companion is not None:
-            parts["companion"] = self.companion.state_dict()
+        for name, more in (("companion", self.companion), ("memory", self.memory)):
+            parts |= {} if more is None else {name: more.state_dict()}
         return {f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -204,8 +206,9 @@ class Trainer:
         averages = part(tensors, "ema/")
         try:
             self.denoiser.load_state_dict(part(tensors, "model/"))
-            if self.companion is not None:
-                self.companion.load_state_dict(part(tensors, "companion/"))
+            for name, more in (("companion/", self.companion), ("memory/", self.memory)):
+                if more is not None:
+                    more.load_state_dict(part(tensors, name))
         except RuntimeError:
             averages = {}
         if averages.keys() != self.ema.pack().keys():

@@ -148,3 +148,19 @@ def test_student_and_companion_trained_together_come_to_the_data(start):
         optimizer.step()
     assert student.mean.item() == pytest.approx(MEAN, abs=0.06)
     assert abs(student.std.item()) == pytest.approx(STD, abs=0.06)
+
+
+def test_likeness_of_all_samples_weighs_less_where_a_sample_has_more_values():
+    """As the pull does, whose length is the inverse root of their number."""
+
+    class Constant(nn.Module):
+        def forward(self, x, eps, cond, kinds):
+            assert kinds.tolist() == jumps(len(x)).tolist()
+            return x.new_ones(len(x))
+
+    (x0, rng), (_, again) = batch(8), batch(8)
+    student = Student(MEAN, STD)
+    alone = objective(OfNormal(MEAN, STD))(student, x0, Cond.empty(8), rng, 1.0).value
+    more = objective(OfNormal(MEAN, STD), likeness=Constant(), like_share=0.5)
+    beside = more(student, x0, Cond.empty(8), again, 1.0).value
+    torch.testing.assert_close(beside - alone, torch.full((8,), 0.5 / 3**0.5, dtype=torch.float64))

@@ -30,6 +30,7 @@ from torch import Tensor
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.objectives.flowmap import FlowMap, jump_velocity, mean_square
+from fromnoise.objectives.likeness import Likeness
 from fromnoise.objectives.loss import Loss
 from fromnoise.process import add_noise
 from fromnoise.rng import Rng
@@ -54,12 +55,16 @@ class Matching:
                the denoiser of what the student makes
     flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with; a quarter of
                the batch measures it
+    likeness   of all samples of so many jumps together to data, where it is asked for too
+    like_share its weight, for data of one value; a pull by (2) is the shorter the more values there are, and so is this
     """
 
     flow: FlowMap
     companion: Denoiser
     begin: float = 0.5
     flow_share: float = 0.025
+    likeness: Likeness | None = None
+    like_share: float = 0.05
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
         if progress < self.begin:
@@ -75,7 +80,10 @@ class Matching:
         flow = torch.zeros_like(pull)
         if bool(some.any()):
             flow[some] = FLOW_EVERY * self.flow(denoise, x0[some], cond.rows(some), rng.every(FLOW_EVERY), 1.0).value
-        return Loss(heard * pull + follow + self.flow_share * flow, t.flatten())
+        value = heard * pull + follow + self.flow_share * flow
+        if self.likeness is not None:
+            value = value + self.like_share * x[0].numel() ** -0.5 * self.likeness(x, eps, cond, jumps)
+        return Loss(value, t.flatten())
 
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
         """The flow map's measure: how far from the teacher's ends, which matching gives up for likeness."""
