@@ -21,6 +21,7 @@ REACH/k.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,6 @@ from torch import Tensor
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.objectives.flowmap import FlowMap, jump_velocity, mean_square
-from fromnoise.objectives.likeness import Likeness
 from fromnoise.objectives.loss import Loss
 from fromnoise.process import add_noise
 from fromnoise.rng import Rng
@@ -55,7 +55,7 @@ class Matching:
                the denoiser of what the student makes
     flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with; a quarter of
                the batch measures it
-    likeness   of all samples of so many jumps together to data, where it is asked for too
+    likeness   to data, of samples, their noise, conditions and jumps, all together (`likeness.py`), where there is any
     like_share its weight, for data of one value; a pull by (2) is the shorter the more values there are, and so is this
     """
 
@@ -63,7 +63,7 @@ class Matching:
     companion: Denoiser
     begin: float = 0.5
     flow_share: float = 0.025
-    likeness: Likeness | None = None
+    likeness: Callable[[Data, Data, Cond, Int[Tensor, " b"]], Float[Tensor, " b"]] | None = None
     like_share: float = 0.05
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
