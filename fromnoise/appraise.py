@@ -28,8 +28,10 @@ from fromnoise.evaluate import (
     Asked,
     Judgement,
     TextJudgement,
+    among,
     batches,
     beside,
+    copy_check,
     judge,
     learn_features,
     motion,
@@ -48,6 +50,7 @@ SHOWN = 64  # samples in the report's first sheet
 HEARD = 12  # samples that the report plays
 AUDIO = {".wav": "audio/wav", ".flac": "audio/flac"}  # what browsers play
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 5
+FEWEST_COPIED = 10  # training examples, for their distances to each other to say anything
 MOST_SAMPLES = 1000
 MOST_TRAINING = 20_000
 MOST_HELD = 2000
@@ -92,7 +95,10 @@ def appraise(
     # Asked for what held-out examples are: a caption of the training set would ask for that one example again.
     rows = np.resize(np.random.default_rng(seed).permutation(held.indices), count)
     samples = generate(release, count, configure(release), seed=seed, given=askable(dataset.cond(rows)))
-    judgement = None
+    judgement, copying = None, ""
+    if not enough and len(train) >= FEWEST_COPIED:
+        found = nearest(encoded(dataset, samples.samples), batches(train), k=2)
+        copying = " " + copy_check(found, among(train), space="values", among=True).verdict
     if enough:
         labels, seen = class_labels(dataset, train.indices), in_memory(train)
         with writing(folder.path):
@@ -110,7 +116,7 @@ def appraise(
     legend = f": {release.codec.legend}" if release.codec.legend else ""
     sheets = [
         (f"Samples{legend}", samples.sheet(SHOWN)),
-        *neighbour_sheets(train, samples.samples, held),
+        *neighbour_sheets(train, samples.samples, held, copying),
         ("From noise to sample: what the model is given, above what it guesses", way(release, seed)),
     ]
     record = None if judgement is None else keep_judgement(folder, release, judgement, count, seed)
@@ -120,7 +126,7 @@ def appraise(
     if judgement is None:
         raise FromNoiseError(
             f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
-            f"{len(held)} and {len(train)}; give it more data."
+            f"{len(held)} and {len(train)}; give it more data.{copying}"
         )
     return judgement
 
@@ -197,15 +203,17 @@ def class_labels(dataset: Dataset, indices: np.ndarray) -> Tensor | None:
     return None
 
 
-def neighbour_sheets(train: Subset, samples: np.ndarray, held: Subset) -> list[tuple[str, Image.Image]]:
-    """Rows of one example and its nearest training examples, for samples and for held-out data."""
+def neighbour_sheets(train: Subset, samples: np.ndarray, held: Subset, copying: str) -> list[tuple[str, Image.Image]]:
+    """Rows of one example and its nearest training examples, for samples (and what they say of copying), and for
+    held-out data."""
     codec, sheets = train.dataset.codec, []
     new = replace(held, perceived=False)[np.arange(min(NEIGHBOUR_ROWS, len(held)))]
-    for name, x0 in (("Samples", _x0(train.dataset, samples[:NEIGHBOUR_ROWS])), ("Held-out data", new)):
+    ours = _x0(train.dataset, samples[:NEIGHBOUR_ROWS])
+    for name, x0, says in (("Samples", ours, copying), ("Held-out data", new, "")):
         found = nearest(codec.percept(x0), batches(train), k=min(NEIGHBOURS, len(train)))
         rows = beside(x0, replace(train, perceived=False), found)
         pictures = codec.preview(codec.decode(rows.flatten(0, 1)))
-        caption = f"{name} (first in each row) and their nearest training examples"
+        caption = f"{name} (first in each row) and their nearest training examples" + ("." + says if says else "")
         sheets.append((caption, sheet(pictures, columns=rows.shape[1])))
     return sheets
 

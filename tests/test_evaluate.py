@@ -15,7 +15,7 @@ from fromnoise.cond import Cond
 from fromnoise.evaluate import batches, beside, judge, learn_features, nearest
 from fromnoise.evaluate import corrupt as harm
 from fromnoise.evaluate.distance import Moments, frechet, kernel_distance, manifold
-from fromnoise.evaluate.neighbours import _precedence, copy_check
+from fromnoise.evaluate.neighbours import _precedence, among, copy_check
 from fromnoise.types import FromNoiseError
 
 
@@ -142,6 +142,22 @@ def test_the_copy_check_clears_new_data_and_catches_planted_copies():
     caught = check(planted, train, held)
     assert caught.level == "copies" and caught.memorised == pytest.approx(0.1, abs=0.01)
     assert "10" in caught.verdict and "nearer to the training data" in caught.verdict
+
+
+@settings(max_examples=10)
+@given(st.integers(12, 60), st.integers(0, 99))
+def test_few_examples_stand_in_for_held_out_ones_by_their_distances_to_each_other(n, seed):
+    """New data of the law are cleared, copies of ten examples are caught, without anything held out."""
+    train, new = randn(n, 12, seed=seed + 3), randn(64, 12, seed=seed + 200)
+    apart = among(train)
+    assert torch.allclose(apart.distance[:, 0], (torch.cdist(train, train) + 1e9 * torch.eye(n)).min(1).values, atol=1e-3)
+
+    def of(samples: torch.Tensor):
+        return copy_check(nearest(samples, batches(train), k=2), apart, space="values", among=True)
+
+    assert of(new).level == "none" and "to each other" in of(new).verdict
+    copied = of(train[torch.arange(64) % 10] + 0.02 * new)
+    assert copied.level == "copies" and "(training examples: " in copied.verdict
 
 
 def test_shrunken_samples_are_nearer_but_not_called_copies():

@@ -4,7 +4,7 @@ from fromnoise.evaluate.features import Examples, Features, LearnedFeatures, lea
 from fromnoise.evaluate.judge import Judgement, judge
 from fromnoise.evaluate.judge_text import TextJudgement
 from fromnoise.evaluate.motion import Measure, motion
-from fromnoise.evaluate.neighbours import batches, beside, nearest
+from fromnoise.evaluate.neighbours import among, batches, beside, copy_check, nearest
 from fromnoise.evaluate.obey import Asked, Obeyed, obedience
 from fromnoise.evaluate.physics import physics
 

@@ -4,6 +4,9 @@ Held-out examples are what honest samples should look like: new, from the same l
 its nearest training example is compared with the distance from a held-out example to *its* nearest training example.
 Both search the same training set, whole; nearest distances depend on the size of the set searched, and the number of
 searchers may differ, because every statistic here is about the law of one searcher's distance.
+
+Where too few are held out, training examples take their place, each searching among all the others (`among`): a set
+that is smaller by one, so a little farther.
 """
 
 from __future__ import annotations
@@ -71,6 +74,12 @@ def batches(examples: Examples, size: int = 512) -> Iterator[Tensor]:
         yield examples[np.arange(start, min(start + size, len(examples)))]
 
 
+def among(train: Examples, *, k: int = 2) -> Neighbours:
+    """The k nearest of each training example among the others."""
+    found = nearest(torch.cat(list(batches(train))), batches(train), k=k + 1)
+    return Neighbours(distance=found.distance[:, 1:], index=found.index[:, 1:])  # the nearest is the example itself
+
+
 def beside(queries: Data, train: Examples, found: Neighbours) -> Tensor:
     """Each query followed by its k neighbours: the rows of a sheet, (n, 1 + k, …)."""
     n, k = found.index.shape
@@ -90,6 +99,7 @@ class CopyCheck:
     p_nearer          one-sided Mann-Whitney test: samples nearer on the whole
     p_tail            precedence test on the nearest 5 %: too many samples before the held-out data's own
     p_memorised       one-sided Fisher test: more memorised samples than memorised held-out examples
+    among             whether training examples among themselves stand in for held-out data
     """
 
     space: str
@@ -103,6 +113,7 @@ class CopyCheck:
     p_nearer: float
     p_tail: float
     p_memorised: float
+    among: bool = False
 
     @property
     def level(self) -> str:
@@ -115,22 +126,27 @@ class CopyCheck:
     def verdict(self) -> str:
         """One sentence for the reader of a report."""
         if self.level == "none":
-            return f"No sign of copying: by {self.space}, samples are no nearer to the training data than new data are."
-        start = f"By {self.space}, samples lie nearer to the training data than held-out data do: "
+            new = "training examples are to each other" if self.among else "new data are"
+            return f"No sign of copying: by {self.space}, samples are no nearer to the training data than {new}."
+        others, do = ("training examples", "lie to each other") if self.among else ("held-out data", "do")
+        start = f"By {self.space}, samples lie nearer to the training data than {others} {do}: "
         if self.level == "copies":
             return start + (
                 f"{self.memorised:.1%} of them are three times nearer to one training example than to any other "
-                f"(held-out data: {self.memorised_held:.1%})."
+                f"({others}: {self.memorised_held:.1%})."
             )
         return start + (
-            f"their median distance is {self.median_ratio:.2f} times that of held-out data and "
+            f"their median distance is {self.median_ratio:.2f} times that of {others} and "
             f"{self.share_below_5pc:.1%} are nearer than the nearest 5 % of these, but no single sample stands out as "
             "a copy; blurred samples and samples of few kinds do this too."
         )
 
 
-def copy_check(sample: Neighbours, held: Neighbours, *, space: str) -> CopyCheck:
-    """Judge the first two neighbours (k >= 2) of samples and of held-out data in one training set."""
+def copy_check(sample: Neighbours, held: Neighbours, *, space: str, among: bool = False) -> CopyCheck:
+    """Judge the first two neighbours (k >= 2) of samples and of held-out data in one training set.
+
+    `among` says that the latter are of training examples among themselves.
+    """
     assert sample.distance.shape[1] >= 2 and held.distance.shape[1] >= 2, "the memorised share needs two neighbours"
     s, h = (x.distance.double().numpy() for x in (sample, held))
     near_s, near_h = s[:, 0], np.sort(h[:, 0])
@@ -148,6 +164,7 @@ def copy_check(sample: Neighbours, held: Neighbours, *, space: str) -> CopyCheck
         p_nearer=float(stats.mannwhitneyu(near_s, near_h, alternative="less").pvalue),
         p_tail=_precedence(int((near_s < fifth).sum()), len(s), _rank(0.05, len(h)), len(h)),
         p_memorised=float(stats.hypergeom.sf(copied_s - 1, len(s) + len(h), copied_s + copied_h, len(s))),
+        among=among,
     )
 
 
