@@ -116,7 +116,7 @@ class FlowConfig:
     from_data: bool = False
     match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
     match_flow: Annotated[float, Field(ge=0)] = 0.025
-    match_likeness: Annotated[float, Field(ge=0)] = 0.05
+    match_likeness: Annotated[float, Field(ge=0)] = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -64,7 +64,7 @@ class Matching:
     begin: float = 0.5
     flow_share: float = 0.025
     likeness: Callable[[Data, Data, Cond, Int[Tensor, " b"]], Float[Tensor, " b"]] | None = None
-    like_share: float = 0.05
+    like_share: float = 0.15
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
         if progress < self.begin:
