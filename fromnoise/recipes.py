@@ -44,6 +44,7 @@ FIELD_CELLS = 600  # at most, that a field is cut into
 # Watching a run takes at most these shares of its work: held-out losses, and previews.
 MEASURING, SHOWING = 0.05, 0.03
 MANY = 10_000  # examples of which a run learns a weaker self that is worth avoiding
+FEW = 1_000  # examples whose conditions are followed only when pushed towards
 PASSES = 3  # forward passes that cost as much as training on one example
 MOMENTS = (16, 8, 4)
 FEWEST_HELD, MOST_HELD = 8, 64
@@ -105,10 +106,11 @@ def guidance(facts: Facts) -> SampleConfig:
     """Away from the weaker self, but for conditions of few examples: there away from the model without them.
 
     Of few examples a weaker self of the same run shows no weakness to avoid, and what is asked for is met less often.
+    Where there are more, a push as hard as the fewest need costs likeness and brings nothing.
     """
     asked = any(column.name != GROUP for column in facts.columns)
     if asked and facts.examples < MANY:
-        return SampleConfig(guidance=5.0, reference="null", guidance_low=-3.0)
+        return SampleConfig(guidance=5.0 if facts.examples < FEW else 3.0, reference="null", guidance_low=-3.0)
     return SampleConfig(guidance=2.0, reference="weak", guidance_low=-3.0)
 
 
