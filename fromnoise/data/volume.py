@@ -166,7 +166,7 @@ def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str], li
             if suffix(name) in nifti.SUFFIXES or data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
                 found.append(nifti.volume(name, lambda name=name: files[name]))
             else:
-                frames.append(dicom.frame(name, data))
+                frames += dicom.frames(name, data)
         except Unreadable as error:
             broken[name] = str(error)
     if frames:
