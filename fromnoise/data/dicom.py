@@ -173,7 +173,7 @@ def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[V
             found.append(_volume(group, files))
     broken |= {one.file: why for one, why in left if not one.several}
     for why, n in Counter(why for one, why in left if one.several).items():
-        notes.append(f"{n:,} frames inside DICOM files of several are left out ({why}).")
+        notes.append(f"frames left out inside DICOM files: {n:,} ({why}).")
     return found, broken, notes
 
 

@@ -112,7 +112,7 @@ def _sound(file: tifffile.TiffFile, data: bytes) -> None:
     pages = [page.aspage() for page in file.pages]
     if any(page.samplesperpixel > 1 for page in pages):
         raise Unreadable("holds colours: save each channel as a stack of its own, as with ImageJ's Split Channels")
-    kinds = {f"{page.imagewidth} x {page.imagelength} {page.dtype}": page for page in pages}
+    kinds = dict.fromkeys(f"{page.imagewidth} x {page.imagelength} {page.dtype}" for page in pages)
     if len(kinds) > 1:
         some = " and ".join([*kinds][:2])
         raise Unreadable(f"has pages of several kinds, as {some}: save those of one scan as a file of their own")
