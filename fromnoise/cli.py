@@ -56,7 +56,10 @@ ColumnsOption = Annotated[
 ChannelsFirstOption = Annotated[bool, typer.Option("--channels-first", help="Arrays are (n, c, h, w).")]
 AxesOption = Annotated[
     str | None,
-    typer.Option(help="Axes of arrays: n examples, c channels, h w of pictures, t z y x of fields; nhw, nyx, tc."),
+    typer.Option(
+        help="Axes of arrays: n examples, c channels, h w of pictures, t z y x of fields; nhw, nyx, tc.  Of TIFF of "
+        "several pages: zyx for scans, hw for pictures."
+    ),
 ]
 MovedOption = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Where the run's data lie now, if they were moved.")

@@ -1,14 +1,16 @@
-"""Scans for tests: NIfTI of any orientation, DICOM series, names planted in both."""
+"""Scans for tests: NIfTI of any orientation, DICOM of one slice or several frames, stacks, names planted in them."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 import pydicom
+import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 NAMES = ("Quillfeather", "Zebediah", "PID-7731904", "QZX-PRIVATE-55", "Dr Wobblesworth", "19470213")
 
@@ -81,6 +83,63 @@ def series(values: np.ndarray, *, step: float = 2.0, keep: slice = slice(None), 
     }
 
 
+def item(**attributes: object) -> Dataset:
+    made = Dataset()
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+def enhanced(values: np.ndarray, corners: Sequence[Sequence[float]], **more: object) -> Dataset:
+    """One CT of several frames (frames, rows, columns), each with its place; what `slice_` says besides they share."""
+    made = slice_(values[0], (0, 0, 0), **more)  # pyright: ignore
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    made.NumberOfFrames, made.PixelData = len(values), values.astype("<u2").tobytes()
+    scale = item(RescaleSlope=made.RescaleSlope, RescaleIntercept=made.RescaleIntercept)
+    made.SharedFunctionalGroupsSequence = [
+        item(
+            PlaneOrientationSequence=[item(ImageOrientationPatient=made.ImageOrientationPatient)],
+            PixelMeasuresSequence=[item(PixelSpacing=made.PixelSpacing, SliceThickness=made.SliceThickness)],
+            PixelValueTransformationSequence=[scale],
+        )
+    ]
+    made.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=[item(ImagePositionPatient=[*corner])]) for corner in corners
+    ]
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(made, name)
+    del made.RescaleSlope, made.RescaleIntercept
+    return made
+
+
+def stack(
+    pages: np.ndarray,
+    kind: str = "imagej",
+    *,
+    spacing: tuple[float, float, float] = (0.325, 0.108, 2.0),
+    unit: str = "um",
+    words: str = "",
+) -> bytes:
+    """A TIFF of pages (z, y, x), as ImageJ, an OME program, `tifffile.imwrite` or a loop over pages writes it; of
+    pages (z, y, x, 3) in colours.  `words` go wherever there is room for some."""
+    out, (x, y, z) = io.BytesIO(), spacing
+    more = {"extratags": [(tag, "s", 0, words, True) for tag in (269, 315, 316)] if words else []}
+    if kind == "imagej":
+        said = {"axes": "ZYX", "spacing": z, "unit": unit} | ({"Info": words, "Labels": [words]} if words else {})
+        tifffile.imwrite(out, pages, imagej=True, resolution=(1 / x, 1 / y), metadata=said, **more)
+    elif kind == "ome":
+        sizes = {f"PhysicalSize{axis}": size for axis, size in zip("XYZ", spacing, strict=True)}
+        units = {f"PhysicalSize{axis}Unit": unit for axis in "XYZ"}
+        tifffile.imwrite(out, pages, ome=True, metadata={"axes": "ZYX", "Name": words, **sizes, **units}, **more)
+    elif kind == "loop":
+        with tifffile.TiffWriter(out) as file:
+            for page in pages:
+                file.write(page, photometric="minisblack", contiguous=False)
+    else:
+        tifffile.imwrite(out, pages, photometric="rgb" if kind == "colours" else "minisblack", **more)
+    return out.getvalue()
+
+
 def named(made: Dataset) -> Dataset:
     """The same with every name of `NAMES` in it, in standard and private attributes and in nested ones."""
     family, given, patient, private, doctor, born = NAMES
@@ -93,4 +152,8 @@ def named(made: Dataset) -> Dataset:
     inner = Dataset()
     inner.PatientName, inner.PatientID = f"{family}^{given}", patient
     made.OtherPatientIDsSequence = [inner]
+    for group in made.get("PerFrameFunctionalGroupsSequence") or ():
+        group.FrameContentSequence = [item(FrameComments=f"{family} {given}", PatientID=patient)]
+        group.add_new((0x0009, 0x0010), "LO", "WOBBLE INC")
+        group.add_new((0x0009, 0x1001), "LO", private)
     return made

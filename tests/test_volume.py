@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEGLSLossless
 from safetensors.numpy import load_file
-from scans import NAMES, ball, dicom, named, nifti, series, slice_
+from scans import NAMES, ball, dicom, enhanced, named, nifti, series, slice_, stack
 
 import fromnoise as fn
 from fromnoise.cli import main
@@ -521,6 +521,20 @@ def planted(folder: Path, kind: str) -> Path:
         odd = odd.replace(b"0.5\\0.75", given.encode())  # where numbers should be
         return fill(folder, files | {f"{family}/scout.dcm": dicom(strange), f"{family}/odd.dcm": odd})
     text = f"{family} {NAMES[2]}"
+    if kind == "frames":
+        corners = [(-20.0, -30.0, 2.0 * k) for k in range(30)]
+        made = named(enhanced(body, corners))
+        strange = named(enhanced(body[:3], corners[:3]))
+        del strange.PerFrameFunctionalGroupsSequence
+        odd = dicom(named(enhanced(body[:3], [*corners[:2], corners[1]], series="9")))
+        files = {f"{family}/{given}.dcm": dicom(made), f"{family}/cine.dcm": dicom(strange), f"{family}/b.dcm": odd}
+        return fill(folder, files | {f"{family}/{given} short.dcm": dicom(made)[:-900]})
+    if kind == "tiff":
+        whole = stack(body, words=text)
+        files = {f"{family}/{given}.tif": whole, f"{family}/broken {given}.tif": whole[:-300]}
+        files[f"{family}/{given}_visit2.ome.tiff"] = stack(body + 1, "ome", words=text)
+        files[f"{family}/{given} colours.tif"] = stack(body[..., None].repeat(3, -1), "colours", words=text)
+        return fill(folder, files)
     if kind == "patients":
         scans = {
             f"{who}/{who}_visit{k}.nii": ball((30, 12, 12), seed=10 * n + k)
@@ -539,7 +553,7 @@ def planted(folder: Path, kind: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", ["dicom", "nifti", "patients"])
+@pytest.mark.parametrize("kind", ["dicom", "frames", "nifti", "patients", "tiff"])
 def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, capfd, kind):
     data, cache, run = planted(tmp_path / "in", kind), tmp_path / "cache", tmp_path / "run"
     assert leaks(data), "the names are there"

@@ -157,11 +157,16 @@ class Gathering(Protocol):
 
 @runtime_checkable
 class Sharing(Protocol):
-    """What a `Medium` has besides where another has endings of its files too, as animated pictures have."""
+    """What a `Medium` has besides where another has endings of its files too, as animated pictures and stacks have."""
 
     @property
     def shared(self) -> frozenset[str]:
-        """The endings, which are the other's unless a quarter or more of the files are this medium's."""
+        """The endings, which are the other's unless `share` or more of the files are this medium's."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
         ...
 
     def claims(self, data: bytes) -> bool:

@@ -12,12 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from fromnoise.codec import fieldview, niftifile
+from fromnoise.codec import fieldview, niftifile, stackfile
 from fromnoise.codec.codec import described
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.medium import POSITION
@@ -25,6 +26,8 @@ from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
 AXES = ("right", "anterior", "superior")
+Container = Literal["nifti", "tiff"]
+UNITS: dict[Container, str] = {"nifti": "mm", "tiff": "µm"}
 # Window presets of CT in HU, by the customary (level, width) of (40, 400) and (400, 1800).
 SOFT, BONE = (-160.0, 240.0), (-500.0, 1300.0)
 AIR = -900.0  # a set that reaches below is taken for HU
@@ -37,12 +40,13 @@ class VolumeCodec:
     """Blocks of one shape.
 
     block        voxels along each axis
-    affine       (16,) row by row, from voxels of the whole scan to millimetres
+    affine       (16,) row by row, from voxels of the whole scan to millimetres, of TIFF to micrometres
     room         how far blocks can move in a scan along each axis
     frame        NIfTI's code of the space that the affine leads to
     modality     as DICOM abbreviates it, as CT, or ""
     orientation  of the files, as LPS, which samples are turned to
     disk         dtype of the files, whose numbers stand for slope·number + intercept
+    container    the format of samples
     window       the values that are shown black and white, and their name
     """
 
@@ -56,6 +60,7 @@ class VolumeCodec:
     disk: str = "float32"
     slope: float = 1.0
     intercept: float = 0.0
+    container: Container = "nifti"
     window: tuple[float, float] = (0.0, 1.0)
     preset: str = ""
     version: int = 1
@@ -150,8 +155,11 @@ class VolumeCodec:
         return f"{shown}{self.window[0]:g} to {self.window[1]:g}{units} from black to white, {self.preset}"
 
     def save(self, path: Path, sample: np.ndarray, recipe: Mapping[str, object]) -> Path:
-        """One decoded sample as NIfTI, which lies where its position says."""
+        """One decoded sample as NIfTI, which lies where its position says, or as TIFF, which knows no places."""
         affine = np.array(self.affine).reshape(4, 4)
+        if self.container == "tiff":
+            x, y, z = np.diag(affine)[:3].tolist()
+            return stackfile.save(path, sample, (x, y, z), dtype=self.disk, recipe=recipe)
         cond = recipe.get("cond")
         affine[:3, 3] += affine[:3, :3] @ self._corner(cond.get(POSITION) if isinstance(cond, dict) else None)
         return niftifile.save(
@@ -182,6 +190,6 @@ class VolumeCodec:
     def from_json(data: Mapping[str, object]) -> VolumeCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
         names = {field.name for field in dataclasses.fields(VolumeCodec)}
-        values = described({"frame": niftifile.ALIGNED, **data}, "volume", names)
+        values = described({"frame": niftifile.ALIGNED, "container": "nifti", **data}, "volume", names)
         known = {name: tuple(values[name]) for name in ("block", "affine", "room", "window")}
         return VolumeCodec(**{**values, **known, "field": FieldCodec.from_json(values["field"])})

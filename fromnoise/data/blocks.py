@@ -5,7 +5,7 @@ its least value around its centre.  Blocks are all of one shape: slices are one 
 and a whole scan is one block.
 
 What is held out is whole subjects.  Of one subject it is slabs: a tenth to a seventh of the scan, with a gap of at
-least `GAP` on either side that belongs to no part, since neighbouring slices show nearly the same.
+least `Grid.gap` on either side that belongs to no part, since neighbouring slices show nearly the same.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from fromnoise.codec.volume import Container
 from fromnoise.data.splits import HELD_OUT_SMALL, TRAIN, VAL
+from fromnoise.errors import Unreadable
 from fromnoise.types import Shape
 
 GAP = 3.0  # millimetres
+MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
 SLABS = 4  # at most
+_REACH = float(np.finfo(np.float32).max)  # of values, as they are kept
 _KEPT = 4  # scans in memory, as several threads cut blocks out of them
 
 
@@ -34,18 +38,19 @@ _KEPT = 4  # scans in memory, as several threads cut blocks out of them
 class Volume:
     """One scan, its axes running to the patient's right, to the front and upwards.
 
-    shape, affine   voxels along each axis; (4, 4), from voxels to millimetres
+    shape, affine   voxels along each axis; (4, 4), from voxels to millimetres, of TIFF to micrometres
     dtype           of the numbers in the file, which stand for slope·number + intercept
     modality        as DICOM abbreviates it, "" where that is not known
     orientation     of the file, as LPS
     file            its name, or that of its first file
-    sized           whether the size of its voxels is known; it is taken for 1 mm otherwise
+    sized           whether the size of its voxels is known; it is taken for 1 otherwise
     frame           NIfTI's code of what its millimetres are counted from, as 1 for a scanner, 4 for MNI
     subject         who it is of, as the file says, "" where it does not; known while a scan is read and no longer
     certain         whether that is a person: otherwise it is a study, of which a person may have several
     digest          hash of its content
     holes           whether some values are missing
     load            the values (x, y, z), NaN where they are missing; raises Unreadable
+    container       the format that samples are written in, which says the unit of lengths
     """
 
     shape: tuple[int, int, int]
@@ -63,10 +68,11 @@ class Volume:
     digest: bytes
     holes: bool
     load: Callable[[], np.ndarray]
+    container: Container = "nifti"
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,), the distance between voxels along each axis in mm."""
+        """(3,), the distance between voxels along each axis."""
         return np.sqrt((self.affine[:3, :3] ** 2).sum(0))
 
     @property
@@ -83,15 +89,33 @@ class Volume:
         return np.dtype(next(fits, np.float32))
 
 
+def finite(values: np.ndarray) -> np.ndarray:
+    """The same with NaN in the place of what is infinite."""
+    return np.where(np.isfinite(values), values, np.nan) if values.dtype.kind == "f" else values
+
+
+def check(values: np.ndarray) -> None:
+    """Raises Unreadable where values are all missing, all one, or beyond what is reckoned with."""
+    there = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    if there.size == 0:
+        raise Unreadable("holds no values, as all are missing or infinite: leave it out")
+    low, high = float(there.min()), float(there.max())
+    if max(abs(low), abs(high)) > _REACH:
+        raise Unreadable(f"holds values beyond {_REACH:.0e}: rescale them")
+    if low == high:
+        raise Unreadable(f"holds {low:g} throughout, which shows nothing: leave it out")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
     """What scans are brought to: voxels of `spacing`, blocks of `block`; `along` is the axis of slices, `whole` says
-    that a block is a scan."""
+    that a block is a scan; `gap` is how far what is held out lies from what is trained on, in the unit of lengths."""
 
     block: tuple[int, int, int]
     spacing: np.ndarray
     along: int | None
     whole: bool
+    gap: float = GAP
 
     def resampled(self, volume: Volume) -> tuple[int, int, int]:
         """The voxels of a scan at this spacing; along the axis of slices its own."""
@@ -167,7 +191,7 @@ class Blocks:
             full = self._fulls[place]
             axis = int(np.argmax(full)) if self.grid.along is None else self.grid.along
             first, last = start[axis], start[axis] + self.grid.block[axis]
-            gap = max(1, math.ceil(GAP / self.grid.spacing[axis]))
+            gap = max(1, math.ceil(self.grid.gap / self.grid.spacing[axis]))
             held = slabs(full[axis], self.grid.block[axis], gap)
             if any(begin <= first and last <= end for begin, end in held):
                 yield VAL

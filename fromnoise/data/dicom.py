@@ -1,8 +1,10 @@
-"""DICOM series as volumes (pydicom): files grouped by series, slices sorted along their normal, one scan a series.
+"""DICOM as volumes (pydicom): slices sorted along their normal, one scan a series, or a file of several frames.
 
-Only the technical attributes in `_TAGS` are ever read, and nothing that pydicom says of a file is passed on, since it
-may quote it.  Series and patient are told apart by hashes that live as long as the scan of the folder.  Pictures that
-do not lie in space, such as X-rays, are scans of one slice.
+What a file of several frames says of each stands in its functional groups, shared ones or the frame's own.
+
+Only the technical attributes in `_TAGS` are ever read, and of functional groups those that `_frame` asks for; nothing
+that pydicom says of a file is passed on, since it may quote it.  Series and patient are told apart by hashes that live
+as long as the scan of the folder.  Pictures that do not lie in space, such as X-rays, are scans of one slice.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from io import BytesIO
-from itertools import pairwise
+from itertools import groupby, pairwise
 from types import ModuleType
 
 import numpy as np
@@ -30,22 +33,26 @@ _TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
-    *("InstanceNumber", "PixelData"),
+    *("InstanceNumber", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _MODALITY = re.compile("[A-Z]{2,3}")  # nothing else is written down
 _SLICED = ("CT", "MR", "PT", "NM")  # modalities whose pictures are slices of something
 _SHOWN = 4  # gaps of a series that are said
 _UNEVEN = 0.1  # of the distance between slices: what differs more is no even spacing
+_CINE = "holds several frames without places in space, as ultrasound does: leave it out, or save it as MP4"
 _FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # directions of rows and columns where none are said
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One file: a slice.  `plane` is what slices of one scan share; `depth` where it lies along its normal, in mm;
-    `lacks` the attribute for want of which it is a scan by itself, "" where it has all."""
+    """A slice: a file, or the one at `index` of `several` in a file.  `plane` is what slices of one scan share; `depth`
+    where it lies along its normal, in mm; `lacks` the attribute for want of which it is a scan by itself, "" where it
+    has all."""
 
     file: str
+    index: int
+    several: bool
     series: str
     subject: str
     certain: bool
@@ -75,46 +82,63 @@ def pydicoms() -> ModuleType:
     return pydicom
 
 
-def frame(name: str, data: bytes) -> Frame:
-    """What is known of a file.  Raises Unreadable with reason and remedy."""
+def frames(name: str, data: bytes) -> list[Frame]:
+    """What is known of the slices in a file.  Raises Unreadable with reason and remedy."""
     found = _opened(data)
     try:
-        return _frame(name, data, found)
+        count = _sound(found)
+        digest = blake2b(data, digest_size=16).digest()
+        made = [_frame(name, found, index, count > 1, digest) for index in range(count)]
+        if count > 1 and any(one.corner is None for one in made):
+            raise Unreadable(_CINE)
+        return made
     except (Unreadable, FromNoiseError):
         raise
     except Exception:  # values are parsed when they are asked for, and errors quote them
         raise Unreadable("says of itself what cannot be: export it again") from None
 
 
-def _frame(name: str, data: bytes, found) -> Frame:
+def _sound(found) -> int:
+    """The number of frames.  Raises Unreadable for what gives no slices."""
+    count = int(found.get("NumberOfFrames") or 1)
     if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
         raise Unreadable("holds no pixels (a report, a plan or an index): leave it out")
     if found.get("BurnedInAnnotation") == "YES":
         raise Unreadable("says that names are burned into its pixels: remove them before it is trained on")
-    if int(found.get("NumberOfFrames") or 1) > 1:
-        raise Unreadable("holds several frames (enhanced or a cine): convert it to NIfTI, as with dcm2niix")
+    if count > 1 and not found.get("PerFrameFunctionalGroupsSequence"):
+        raise Unreadable(_CINE)
     if int(found.get("SamplesPerPixel") or 1) > 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise Unreadable("holds colours: save it as PNG and train on pictures")
-    _check(found)
-    corner = _numbers(found, "ImagePositionPatient", 3)
-    turn = _numbers(found, "ImageOrientationPatient", 6)
-    said = (_numbers(found, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing"))
-    spacing = next((one for one in said if one and min(one) > 0), None)
+    if int(found.BitsAllocated) == 1:
+        raise Unreadable("holds a mask of single bits, a segmentation: leave it out")
+    _check(found, count)
+    return count
+
+
+def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
+    said = partial(_said, found, index)
+    corner = said("PlanePositionSequence", "ImagePositionPatient", 3)
+    turn = said("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    spacings = (said("PixelMeasuresSequence", "PixelSpacing", 2), _numbers(found, "ImagerPixelSpacing", 2))
+    spacing = next((one for one in spacings if one and min(one) > 0), None)
     down, right = spacing or (1.0, 1.0)
-    slope = _numbers(found, "RescaleSlope", 1) or (1.0,)
-    intercept = _numbers(found, "RescaleIntercept", 1) or (0.0,)
+    slope = said("PixelValueTransformationSequence", "RescaleSlope", 1) or (1.0,)
+    intercept = said("PixelValueTransformationSequence", "RescaleIntercept", 1) or (0.0,)
     if not slope[0]:
         raise Unreadable("says that all values are one: export it again")
     sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
     kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
     patient, study = _patient(found), str(found.get("StudyInstanceUID") or "")
+    series = str(found.get("SeriesInstanceUID") or name)
     return Frame(
         file=name,
-        series=_hidden(str(found.get("SeriesInstanceUID") or name)),
+        index=index,
+        several=several,
+        series=_hidden(f"{series} {name}" if several else series),
         subject=_hidden(patient or study) if patient or study else "",
         certain=bool(patient),
         sized=spacing is not None,
-        lacks=_lacking(found, corner, turn),
+        lacks="" if several else _lacking(found, corner, turn),
         modality=modality if _MODALITY.fullmatch(modality) else "",
         scout=bool(_SCOUTS & {str(kind).upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)}),
         number=int((_numbers(found, "InstanceNumber", 1) or (0,))[0]),
@@ -128,14 +152,14 @@ def _frame(name: str, data: bytes, found) -> Frame:
             (slope[0], intercept[0]),
         ),
         corner=corner if turn else None,
-        thickness=(_numbers(found, "SliceThickness", 1) or (1.0,))[0] or 1.0,
-        digest=blake2b(data, digest_size=16).digest(),
+        thickness=(said("PixelMeasuresSequence", "SliceThickness", 1) or (1.0,))[0] or 1.0,
+        digest=digest,
     )
 
 
 def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str], list[str]]:
     """The scans that slices make, the files that are in none, with reason and remedy, and what is said of the set."""
-    found, broken, notes = [], {}, []
+    found, broken, notes, left = [], {}, [], list[tuple[Frame, str]]()
     for tag, n in Counter(one.lacks for one in frames if one.lacks).items():
         notes.append(f"{n:,} DICOM slices have no {tag}, so that each is a scan by itself: export them with it.")
     series: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
@@ -145,25 +169,25 @@ def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[V
         else:
             series[one.series, one.corner is not None].append(one)
     for (_, in_space), slices in series.items():
-        for group in [_even(slices, broken, notes)] if in_space else [[one] for one in slices]:
+        for group in [_even(slices, left, notes)] if in_space else [[one] for one in slices]:
             found.append(_volume(group, files))
+    broken |= {one.file: why for one, why in left if not one.several}
+    for why, n in Counter(why for one, why in left if one.several).items():
+        notes.append(f"frames left out inside DICOM files: {n:,} ({why}).")
     return found, broken, notes
 
 
-def _even(slices: Sequence[Frame], broken: dict[str, str], notes: list[str]) -> list[Frame]:
-    """The most slices of a series that lie evenly, in order; the others go to `broken`, and where to `notes`."""
+def _even(slices: Sequence[Frame], left: list[tuple[Frame, str]], notes: list[str]) -> list[Frame]:
+    """The most slices of a series that lie evenly, in order; the others are `left`, and where goes to `notes`."""
     plane = Counter(one.plane for one in slices).most_common(1)[0][0]
     at: dict[float, Frame] = {}
-    for one in sorted(slices, key=lambda one: (one.number, one.file)):
+    for one in sorted(slices, key=lambda one: (one.number, one.file, one.index)):
         if one.plane != plane:
-            broken[one.file] = (
-                "of another size, spacing, direction or scale than most of its series: give it a SeriesInstanceUID of "
-                "its own"
-            )
+            own = "give it a SeriesInstanceUID of its own"
+            left.append((one, f"of another size, spacing, direction or scale than most of its series: {own}"))
         elif round(one.depth, 2) in at:
-            broken[one.file] = (
-                "at the same place as another slice of its series, which is kept: export time points by themselves"
-            )
+            once = "which is kept: export time points by themselves"
+            left.append((one, f"at the same place as another slice of its series, {once}"))
         else:
             at[round(one.depth, 2)] = one
     ordered = [at[depth] for depth in sorted(at)]
@@ -176,9 +200,7 @@ def _even(slices: Sequence[Frame], broken: dict[str, str], notes: list[str]) -> 
     kept = max(runs, key=len)
     if len(kept) < len(ordered):
         notes.append(_gaps(ordered, ends[1:-1], usual, len(kept)))
-    for one in ordered:
-        if one not in kept:
-            broken[one.file] = "beyond a gap in its series: export the missing slices"
+    left += [(one, "beyond a gap in its series: export the missing slices") for one in ordered if one not in kept]
     return kept
 
 
@@ -209,10 +231,10 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM counts to the left and to the back
     orientations, shape = nibabels().orientations, (columns, rows, len(slices))
     upright = orientations.io_orientation(affine)
-    paths = [one.file for one in slices]
 
     def load() -> np.ndarray:
-        raw = np.stack([_pixels(files[path]).T for path in paths], -1)
+        read = ((_pixels(files[path]), of) for path, of in groupby(slices, key=lambda one: one.file))
+        raw = np.stack([pictures[one.index].T for pictures, of in read for one in of], -1)
         values = raw if (slope, intercept) == (1, 0) else raw * slope + intercept
         return orientations.apply_orientation(values, upright)
 
@@ -225,7 +247,7 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         intercept=intercept,
         modality=first.modality,
         orientation="".join(orientations.aff2axcodes(affine)),
-        file=paths[0],
+        file=first.file,
         sized=first.sized,
         frame=SCANNER,
         subject=first.subject,
@@ -246,11 +268,11 @@ def _opened(data: bytes):
         raise Unreadable("is no DICOM file that can be read, or cut short: copy or export it again") from None
 
 
-def _check(found) -> None:
-    """Raises Unreadable where there are fewer pixels than said, or none can be decoded."""
+def _check(found, count: int) -> None:
+    """Raises Unreadable where there are fewer pixels than `count` frames have, or none can be decoded."""
     syntax = found.file_meta.get("TransferSyntaxUID")
     if syntax is None or not syntax.is_compressed:
-        wanted = int(found.Rows) * int(found.Columns) * max(8, int(found.BitsAllocated)) // 8
+        wanted = count * int(found.Rows) * int(found.Columns) * max(8, int(found.BitsAllocated)) // 8
         if len(found.PixelData) < wanted:
             raise Unreadable("is cut short: copy or export it again")
         return
@@ -270,8 +292,9 @@ def _check(found) -> None:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    """(rows, columns), the numbers of a file.  Raises Unreadable."""
-    return _decoded(_opened(data))
+    """(frames, rows, columns), the numbers of a file.  Raises Unreadable."""
+    found = _decoded(_opened(data))
+    return found.reshape(-1, *found.shape[-2:])
 
 
 def _decoded(found) -> np.ndarray:
@@ -281,6 +304,14 @@ def _decoded(found) -> np.ndarray:
             return found.pixel_array
     except Exception:  # decoders raise whatever a broken stream leads them to
         raise Unreadable("has pixels that cannot be decoded: decompress it, as with dcmdjpeg or gdcmconv") from None
+
+
+def _said(found, index: int, macro: str, name: str, count: int) -> tuple[float, ...] | None:
+    """The numbers of an attribute of a frame: from its functional groups, those that all share, or the file itself."""
+    groups = [*(found.get("PerFrameFunctionalGroupsSequence") or ())[index : index + 1]]
+    groups += (found.get("SharedFunctionalGroupsSequence") or ())[:1]
+    places = [items[0] for group in groups if (items := group.get(macro))]
+    return next((numbers for place in (*places, found) if (numbers := _numbers(place, name, count))), None)
 
 
 def _numbers(found, name: str, count: int) -> tuple[float, ...] | None:

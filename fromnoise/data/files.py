@@ -1,7 +1,7 @@
 """Sorts the files of a tree by what they may be: examples, arrays, tables, captions; the rest is left out by name.
 
-The suffix decides, and the first bytes where it says nothing; animated pictures share theirs with still ones, so a few
-are looked at.  A set is of one medium, that of most of its files.
+The suffix decides, and the first bytes where it says nothing; animated pictures share theirs with still ones, stacks of
+slices with pictures, so a few are looked at.  A set is of one medium, that of most of its files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fromnoise.codec import Medium, Sharing
 from fromnoise.codec.medium import HEAD
 from fromnoise.data import table
 from fromnoise.data.documents import decode
+from fromnoise.data.fields import Axes
 from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
 from fromnoise.data.splits import NAMES
 from fromnoise.data.stack import is_array
@@ -47,7 +48,7 @@ _UNREAD = (".svg", ".heic", ".heif", ".avif", ".psd", ".eps", ".ico", ".m4a", ".
 _RUN, _SPLIT = "run.json", "split.jsonl"  # what makes a folder a run, see `folder.py`
 _LINE = 1 << 16  # bytes
 _CAPTION_LIMIT = 1 << 20
-_LOOKED, _CLAIMED = 32, 0.25  # by how many files it is decided whose a shared ending is, and by what share of them
+_LOOKED = 32  # by how many files it is decided whose a shared ending is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,11 @@ class Kinds:
     notes: list[str] = field(default_factory=list)
 
 
-def sort(tree: Tree) -> Kinds:
+def sort(tree: Tree, axes: Axes | None = None) -> Kinds:
     """The files by kind; a `.txt` beside an example of the same stem is its caption.
 
-    Any other text is a note, unless there are no other examples: then it is what the set is made of.
+    Any other text is a note, unless there are no other examples: then it is what the set is made of.  Axes that are
+    asked for say whose shared endings are: those of pictures the picture's, three of space the other medium's.
     """
     found = {name: array("q") for name in MEDIA}
     endings = {ending: name for name, medium in MEDIA.items() for ending in medium.suffixes}
@@ -95,7 +97,8 @@ def sort(tree: Tree) -> Kinds:
         else:
             skipped.append(Skipped(name=name, reason=told))
     for medium, places in shared.items():
-        _share(tree, MEDIA[medium], places, found)
+        if axes.space == 3 if axes else _claimed(tree, MEDIA[medium], places):
+            _give(MEDIA[medium], places, found)
     if not arrays and not any(found.values()):
         chosen = [place for place in texts if not _is_note(tree.entries.names[place])] or texts
         found[TEXT.name] = array("q", chosen)
@@ -159,21 +162,25 @@ def _others(tree: Tree, name: str, places: Iterable[int], medium: Medium[Any, An
     return [Skipped(name=tree.entries.names[place], reason=why) for place in places]
 
 
-def _share(tree: Tree, medium: Medium[Any, Any], places: array, found: dict[str, array]) -> None:
-    """Gives `medium` the files at `places`, whose endings it shares, if of some of them it claims a quarter.
+def _claimed(tree: Tree, medium: Medium[Any, Any], places: array) -> bool:
+    """Whether `medium` claims its share of the files at `places`, whose endings another has, too.
 
-    Nobody animates a picture by accident: where so many move, the still ones are what is left out.
+    The others are then what is left out.
     """
     assert isinstance(medium, Sharing)
     some, claimed = places[:: -(-len(places) // _LOOKED) or 1], 0
     for place in some:
         with suppress(Unreadable):  # which is said when all are looked at
             claimed += medium.claims(read(tree, tree.entries[place]))
-    if claimed and claimed >= _CLAIMED * len(some):
-        its = set(places)
-        for name, others in found.items():
-            found[name] = array("q", [place for place in others if place not in its])
-        found[medium.name] = array("q", sorted({*found[medium.name], *its}))
+    return claimed >= max(1, medium.share * len(some))
+
+
+def _give(medium: Medium[Any, Any], places: array, found: dict[str, array]) -> None:
+    """Makes the files at `places` those of `medium`."""
+    its = set(places)
+    for name, others in found.items():
+        found[name] = array("q", [place for place in others if place not in its])
+    found[medium.name] = array("q", sorted({*found[medium.name], *its}))
 
 
 def _majority(found: dict[str, array], arrays: int) -> Medium[Any, Any]:

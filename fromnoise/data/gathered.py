@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,6 +17,7 @@ from fromnoise.data.splits import folder_roles, split_of
 from fromnoise.data.stack import Stack
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Skipped, Tree, read, suffix
+from fromnoise.errors import Unreadable
 
 
 class Contents(Mapping[str, bytes]):
@@ -88,3 +90,15 @@ def without_names(skipped: Iterable[Skipped]) -> list[Skipped]:
     why = "a link to another file of the set, which is kept once"
     kinds = Counter((suffix(one.name), why if one.link else one.reason, one.link) for one in skipped)
     return [Skipped(name=f"{n:,} x *{ending}", reason=reason, link=link) for (ending, reason, link), n in kinds.items()]
+
+
+def by_digest(files: Mapping[str, bytes], broken: Mapping[str, str]) -> dict[str, str]:
+    """The reasons by what files are called, which is nothing that is known of their names: eight digits of a hash."""
+    found = {}
+    for k, (name, why) in enumerate(broken.items()):
+        try:
+            alias = blake2b(files[name], digest_size=4).hexdigest()
+        except Unreadable:
+            alias = f"unreadable {k + 1}"
+        found[f"{alias}{suffix(name)}"] = why
+    return found

@@ -13,7 +13,7 @@ import io
 import logging
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -35,7 +35,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif",
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would print comes back as Unreadable
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SHEET = SHEET_KEY.encode() + b"\0"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
 # The most pages of a TIFF that are taken for channels, and the most channels of a lone array.
 MAX_CHANNELS = 32
@@ -76,7 +76,7 @@ def mode_name(channels: int, alpha: bool) -> str:
 
 def sniff(head: bytes) -> bool:
     """Whether the first 16 bytes are those of an image format that `probe` knows."""
-    starts = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", *_TIFF)
+    starts = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", *TIFF)
     return head.startswith(starts) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
@@ -87,7 +87,7 @@ def probe(data: bytes) -> Header:
     try:
         if data.startswith(_PNG):
             header = _probe_png(data)
-        elif data.startswith(_TIFF):
+        elif data.startswith(TIFF):
             header = _probe_tiff(data)
         else:
             header = _probe_pillow(data)
@@ -111,7 +111,7 @@ def probe(data: bytes) -> Header:
 def decode(data: bytes, header: Header, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """The pixels of a probed file, (h, w, c), upright; a JPEG may come smaller, but no smaller than `at_least`."""
     try:
-        if data.startswith(_TIFF):
+        if data.startswith(TIFF):
             pixels = _decode_tiff(data, header)
         elif data.startswith(_PNG) and header.dtype == "uint16":
             pixels = _decode_png16(data, header.channels)
@@ -124,7 +124,7 @@ def decode(data: bytes, header: Header, at_least: tuple[int, int] | None = None)
     if pixels.shape[2] != header.channels or pixels.dtype != header.dtype:
         raise Unreadable(f"decodes to {pixels.shape[2]} channels of {pixels.dtype}, unlike its header")
     # Pillow turns TIFFs by itself, so those branches turn where they must.
-    turn = 1 if data.startswith(_TIFF) else header.orientation
+    turn = 1 if data.startswith(TIFF) else header.orientation
     return np.ascontiguousarray(_UPRIGHT[turn](pixels))
 
 
@@ -276,11 +276,16 @@ def _tiff_layout(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, str, tuple
     series = file.series[0]
     shape = tuple(series.shape)
     if len(shape) == 3 and series.axes[1:] == "YX" and series.axes[0] in "CSQ":
-        if shape[2] < min(shape[:2]) and shape[2] <= MAX_CHANNELS:
+        if channels_last(shape):
             return page, "YXC", shape
         if shape[0] <= MAX_CHANNELS:
             return page, "CYX", shape
     return page, "YX", (page.imagelength, page.imagewidth)
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether the last of three axes is taken for channels."""
+    return shape[2] < min(shape[:2]) and shape[2] <= MAX_CHANNELS
 
 
 def _decode_tiff(data: bytes, header: Header) -> np.ndarray:

@@ -12,14 +12,12 @@ from io import BytesIO
 import numpy as np
 
 from fromnoise.codec.niftifile import ALIGNED, nibabels
-from fromnoise.data.blocks import Volume
+from fromnoise.data.blocks import MOST, Volume, check, finite
 from fromnoise.errors import Unreadable
 
 SUFFIXES = frozenset({".nii", ".nii.gz"})
 LABELS = "labels"  # in the place of a modality
 _LABEL = 1002  # the intent of NIfTI that says so
-_REACH = float(np.finfo(np.float32).max)  # of values, as they are kept
-_MOST = 2**32  # bytes of a scan: what claims more is damaged or a bomb
 
 
 def volume(name: str, read: Callable[[], bytes]) -> Volume:
@@ -45,7 +43,7 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
     values, labels = _values(image, turn), int(image.header["intent_code"]) == _LABEL
     if not labels:
-        _check(values)
+        check(values)
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape
     return Volume(
         shape=upright,
@@ -71,7 +69,7 @@ def _unpacked(data: bytes) -> bytes:
         return data
     try:
         with gzip.GzipFile(fileobj=BytesIO(data)) as file:
-            return file.read(_MOST)
+            return file.read(MOST)
     except (EOFError, OSError, zlib.error):
         raise Unreadable("is cut short or damaged: copy or export it again") from None
 
@@ -95,21 +93,7 @@ def _sized(image, data: bytes) -> bool:
     return int(image.header["sform_code"]) > 0 or bool((said != 0).all())
 
 
-def _check(values: np.ndarray) -> None:
-    """Raises Unreadable where values are all missing, all one, or beyond what is reckoned with."""
-    there = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    if there.size == 0:
-        raise Unreadable("holds no values, as all are missing or infinite: leave it out")
-    low, high = float(there.min()), float(there.max())
-    if max(abs(low), abs(high)) > _REACH:
-        raise Unreadable(f"holds values beyond {_REACH:.0e}: rescale them")
-    if low == high:
-        raise Unreadable(f"holds {low:g} throughout, which shows nothing: leave it out")
-
-
 def _values(image, turn: np.ndarray) -> np.ndarray:
     """Values in units, upright; of whole numbers exact in float64, infinite ones missing."""
-    values = np.asarray(image.dataobj).reshape((*image.shape, 1, 1)[:3])
-    if values.dtype.kind == "f":
-        values = np.where(np.isfinite(values), values, np.nan)
+    values = finite(np.asarray(image.dataobj).reshape((*image.shape, 1, 1)[:3]))
     return nibabels().orientations.apply_orientation(values, turn)

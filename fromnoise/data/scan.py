@@ -54,7 +54,8 @@ def scan(
 ) -> Listing:
     """Lists a folder, archive, file, table, bundled set (`emoji`, `digits`), array (n, h, w[, c]) or strings (n,).
 
-    `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not;
+    `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not; TIFF of several pages
+    are scans by `axes` of `zyx`, and pictures by `hw`;
     `size` is what `open_dataset` will be asked for, since what an example is may depend on it.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
@@ -65,10 +66,10 @@ def scan(
     path = _path(source)
     if os.path.isfile(path) and path.suffix.lower() in table.SUFFIXES:
         tree, tables = files.from_table(path, skipped)
-        kinds = files.sort(tree)
+        kinds = files.sort(tree, reading.axes)
     else:
         tree = open_tree(path)
-        kinds = files.sort(tree)
+        kinds = files.sort(tree, reading.axes)
         tables = files.tables(tree, kinds, skipped)
     skipped += [*tree.skipped, *kinds.skipped]
     notes = [*kinds.notes, *(note for _, one in tables for note in one.notes)]

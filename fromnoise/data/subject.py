@@ -30,6 +30,7 @@ _VISIT = re.compile(
     r"|(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d)",
     re.IGNORECASE,
 )
+_ENDING = re.compile(r"\.(?:nii|nii\.gz|(?:ome\.)?tiff?)$", re.IGNORECASE)
 # What folders are called that hold many people.
 PLAIN = re.compile(
     r"healthy|well|normals?|controls?|ill|sick|diseased?|abnormal|patients|cases|subjects|people|participants|benign"
@@ -72,7 +73,7 @@ def _plain(name: str) -> bool:
 def _common(path: PurePosixPath) -> tuple[str, ...]:
     """What files of one subject share where many people lie in one folder: path and name but for visits and kinds."""
     folders = [part for part in path.parts[:-1] if not _VISIT.fullmatch(part)]
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    stem = _ENDING.sub("", path.name)
     words = [word for word in re.split(r"[_\s]+|-(?=\D)", stem) if not _VISIT.fullmatch(word)]
     return (*folders, *(words or [path.name]))
 

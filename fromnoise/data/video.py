@@ -37,6 +37,7 @@ class Videos:
     formats = "MP4, MOV, AVI, MKV, WebM, animated WebP and GIF"
     suffixes = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
     shared = frozenset({".webp", ".gif"})
+    share = 0.25  # nobody animates a picture by accident
     axes = ("frames", "height", "width")
     header = VideoHeader
     codec = VideoCodec

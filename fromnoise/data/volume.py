@@ -1,6 +1,7 @@
-"""Volumes as a medium: the rules by which NIfTI files and DICOM series become one set of examples.
+"""Volumes as a medium: the rules by which NIfTI, DICOM and TIFF of several pages become one set of examples.
 
-scans     one a NIfTI file, one a DICOM series; those of the most common modality are the set, others are left out
+scans     one a NIfTI file, one a DICOM series or a DICOM file of several frames, one a TIFF, where half of the TIFF
+          files or more are stacks (`tiff.py`); those of the most common modality are the set, others are left out
 values    in their units: slope and intercept applied, integers where they are whole, else float32
 axes      turned so that x runs to the right, y to the front and z upwards; samples are turned back
 examples  slices across the axis of the coarsest voxels, of cubes from below upwards; whole scans where there are
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import product
 from typing import Any
@@ -29,9 +31,10 @@ import numpy as np
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.medium import POSITION, Gathered, Size
 from fromnoise.codec.niftifile import ALIGNED
-from fromnoise.codec.volume import AXES, VolumeCodec
-from fromnoise.data import dicom, nifti
+from fromnoise.codec.volume import AXES, UNITS, Container, VolumeCodec
+from fromnoise.data import dicom, nifti, tiff
 from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
+from fromnoise.data.gathered import by_digest
 from fromnoise.data.size import target_size
 from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hash_split
 from fromnoise.data.subject import subjects
@@ -42,6 +45,8 @@ from fromnoise.types import Shape
 MANY, SMALL = 20, 40_000
 _COARSE = 1.5  # times the finest spacing: the axis of slices is that of the coarsest then, and upwards otherwise
 _DICM = slice(128, 132)
+_FORMATS: dict[Container, str] = {"nifti": "NIfTI", "tiff": "TIFF"}
+_SIZED: dict[Container, str] = {"nifti": "pixdim, PixelSpacing", "tiff": "Image > Properties in ImageJ"}
 _FOLDER = (
     "scans in one folder are taken for one subject's, since nothing says otherwise: where that is wrong, call files "
     "sub-… by their subject, or folders train and val."
@@ -64,6 +69,7 @@ class VolumeHeader:
     room: tuple[int, int, int]
     frame: int
     holes: bool
+    container: Container
     channels: int = 1
 
     @property
@@ -79,14 +85,18 @@ class VolumeHeader:
 
 class Volumes:
     name = "volume"
-    formats = "NIfTI, DICOM"
+    formats = "NIfTI, DICOM, TIFF of several pages"
     suffixes = nifti.SUFFIXES | dicom.SUFFIXES
+    shared, share = tiff.SUFFIXES, 0.5
     axes = AXES
     header = VolumeHeader
     codec = VolumeCodec
 
     def sniff(self, head: bytes) -> bool:
         return head[_DICM] == b"DICM"
+
+    def claims(self, data: bytes) -> bool:
+        return tiff.stacked(data)
 
     def probe(self, data: bytes) -> VolumeHeader:
         volumes = _family(*_scans({"": data})[:2])
@@ -113,7 +123,7 @@ class Volumes:
             names=tuple(f"{name}{list(start)}" for name, start in zip(ids, blocks.starts, strict=True)),
             digests=_digests(of, blocks),
             notes=(*notes, *lacking, *said, *_unnamed(volumes, any(positions))),
-            broken=_called(files, broken),
+            broken=by_digest(files, broken),
             columns={POSITION: positions} if any(positions) else {},
             split=[] if set(parts) == {OPEN} else parts,
             why=why,
@@ -147,6 +157,7 @@ class Volumes:
             disk=common.disk,
             slope=common.slope,
             intercept=common.intercept,
+            container=common.container,
         )
         return codec, []
 
@@ -163,10 +174,13 @@ def _scans(files: Mapping[str, bytes]) -> tuple[list[Volume], dict[str, str], li
     for name in files:
         try:
             data = files[name]
-            if suffix(name) in nifti.SUFFIXES or data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
-                found.append(nifti.volume(name, lambda name=name: files[name]))
+            again = partial(files.__getitem__, name)
+            if suffix(name) in tiff.SUFFIXES or tiff.is_tiff(data):
+                found.append(tiff.volume(name, again))
+            elif suffix(name) in nifti.SUFFIXES or data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
+                found.append(nifti.volume(name, again))
             else:
-                frames.append(dicom.frame(name, data))
+                frames += dicom.frames(name, data)
         except Unreadable as error:
             broken[name] = str(error)
     if frames:
@@ -183,20 +197,27 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
     """
     if not found:
         raise Unreadable(next(iter(broken.values()), "there are no scans"))
-    kinds = Counter((volume.modality, _plane(volume)) for volume in found)
+    kinds = Counter(map(_kind, found))
     # Maps of labels go with scans, and are a set only where nothing else is there.
-    modality, plane = max(kinds, key=lambda kind: (kind[0] != nifti.LABELS, kinds[kind], str(kind)))
+    most = max(kinds, key=lambda kind: (kind[0] != nifti.LABELS, kinds[kind], str(kind)))
     for volume in found:
-        if (volume.modality, _plane(volume)) != (modality, plane):
-            what = {nifti.LABELS: "a map of labels", "": "a scan"}.get(volume.modality, volume.modality)
+        if _kind(volume) != most:
+            plain = "a scan" if volume.container == "nifti" else "a TIFF"
+            what = {nifti.LABELS: "a map of labels", "": plain}.get(volume.modality, volume.modality)
             flat = " of a single slice" if _plane(volume) is not None else ""
             broken[volume.file] = f"{what}{flat}, unlike most of the set: train on such by themselves"
-    kept = [volume for volume in found if (volume.modality, _plane(volume)) == (modality, plane)]
+    kept = [volume for volume in found if _kind(volume) == most]
     if any(volume.sized for volume in kept):
-        unsized = "says not how large its voxels are, as others do: write that into it (pixdim, PixelSpacing)"
+        where = _SIZED[kept[0].container]
+        unsized = f"says not how large its voxels are, as others do: write that into it ({where})"
         broken |= {volume.file: unsized for volume in kept if not volume.sized}
         return [volume for volume in kept if volume.sized]
     return kept
+
+
+def _kind(volume: Volume) -> tuple[str, Container, int | None]:
+    """What the scans of a set share."""
+    return volume.modality, volume.container, _plane(volume)
 
 
 def _plane(volume: Volume) -> int | None:
@@ -218,7 +239,10 @@ def _cut(volumes: Sequence[Volume], size: Size | None) -> tuple[Blocks, list[str
     along = block.index(1) if 1 in block else None
     whole = along is None and block == tuple(shape)
     fitted = np.array([whole or (along is not None and axis != along) for axis in range(3)])
-    grid = Grid(block=block, spacing=np.where(fitted, extent / block, spacing), along=along, whole=whole)
+    spacing = np.where(fitted, extent / block, spacing)
+    # What a microscope looks at has no scale of its own, but steps between slices have that of what is seen.
+    gap = GAP if volumes[0].container == "nifti" else GAP * float(spacing.max())
+    grid = Grid(block=block, spacing=spacing, along=along, whole=whole, gap=gap)
     dtype = np.result_type(*(volume.values for volume in volumes))
     dtype = dtype if dtype.kind in "iu" else np.dtype(np.float32)
     return Blocks(volumes, grid, dtype), _told(volumes, grid)
@@ -255,19 +279,23 @@ def _told(volumes: Sequence[Volume], grid: Grid) -> list[str]:
     of = f" of {volumes[0].modality}" * bool(volumes[0].modality)
     count = f"{len(volumes):,} scan{'s' * (len(volumes) != 1)}{of}"
     voxels = f"{_by(sizes[0])}{f' to {_by(sizes[-1])}' * (len(sizes) > 1)} voxels"
-    notes = [f"{count}, {voxels} of {_by(np.median(spacings, 0))} mm; samples are NIfTI."]
+    container = volumes[0].container
+    unit = UNITS[container]
+    notes = [f"{count}, {voxels} of {_by(np.median(spacings, 0))} {unit}; samples are {_FORMATS[container]}."]
+    if container == "tiff":
+        notes.append("pages of TIFF are slices of scans; --axes hw for pictures.")
     if not volumes[0].sized:
-        notes.append("how large voxels are is said by no scan (pixdim, PixelSpacing): 1 mm is taken, and written.")
+        notes.append(f"how large voxels are is said by no scan ({_SIZED[container]}): 1 {unit} is taken, and written.")
     if np.ptp(spacings, axis=0).max() > 0.01 * spacings.max():
         notes.append(
-            f"voxels of {spacings.min():.3g} to {spacings.max():.3g} mm differ from scan to scan: all are brought to "
-            f"{_by(grid.spacing)} mm."
+            f"voxels of {spacings.min():.3g} to {spacings.max():.3g} {unit} differ from scan to scan: all are brought "
+            f"to {_by(grid.spacing)} {unit}."
         )
     what = f"slices across the {AXES[grid.along]} axis" if grid.along is not None else "whole scans"
     if grid.along is None and not grid.whole:
         what = "patches that overlap by half"
     others = "--size 64 for slices of another size, 64x1x64 across another axis, 32x32x32 for patches"
-    return [*notes, f"examples are {what}, {_by(grid.block)} voxels of {_by(grid.spacing)} mm; {others}."]
+    return [*notes, f"examples are {what}, {_by(grid.block)} voxels of {_by(grid.spacing)} {unit}; {others}."]
 
 
 def _by(numbers: Any) -> str:
@@ -292,6 +320,7 @@ def _header(volumes: Sequence[Volume], blocks: Blocks) -> VolumeHeader:
         modality=first.modality,
         orientation=Counter(volume.orientation for volume in volumes).most_common(1)[0][0],
         holes=any(volume.holes for volume in volumes),
+        container=first.container,
     )
 
 
@@ -343,7 +372,8 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
         close = "its scans are too small to hold a slab out: what is held out lies next to what is trained on."
         return [OPEN] * len(parts), "", [body, close]
     gaps = parts.count(None)
-    left = f"{gaps:,} examples within {GAP:g} mm of what is held out, or across its edge, are left out."
+    apart = f"{blocks.grid.gap:.4g} {UNITS[volumes[0].container]}"
+    left = f"{gaps:,} examples within {apart} of what is held out, or across its edge, are left out."
     return list(parts), "slabs of one subject", [body, left]
 
 
@@ -364,15 +394,3 @@ def _digests(of: Sequence[Volume], blocks: Blocks) -> np.ndarray:
         for volume, start in zip(of, blocks.starts, strict=True)
     )
     return np.frombuffer(b"".join(part.digest() for part in parts), dtype=np.uint64).reshape(-1, 2)
-
-
-def _called(files: Mapping[str, bytes], broken: Mapping[str, str]) -> dict[str, str]:
-    """The reasons by what files are called, which is nothing that is known of their names."""
-    found = {}
-    for k, (name, why) in enumerate(broken.items()):
-        try:
-            alias = blake2b(files[name], digest_size=4).hexdigest()
-        except Unreadable:
-            alias = f"unreadable {k + 1}"
-        found[f"{alias}{suffix(name)}"] = why
-    return found

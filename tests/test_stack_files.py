@@ -1,0 +1,271 @@
+"""TIFF of several pages and DICOM of several frames: exact values, order, spacings; which files they are; faults."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from datafiles import fill
+from PIL import Image
+from scans import ball, dicom, enhanced, item, slice_, stack
+
+from fromnoise.codec import codec_from_json, stackfile
+from fromnoise.data import diagnose, open_dataset, scan, tiff
+from fromnoise.data.blocks import Volume
+from fromnoise.data.volume import _scans
+from fromnoise.errors import Unreadable
+
+PAGES = ball((6, 10, 12))  # pages, rows, columns
+
+
+def read(data: bytes) -> Volume:
+    return tiff.volume("a.tif", lambda: data)
+
+
+def spacing(data: bytes) -> list[float]:
+    return np.diag(read(data).affine)[:3].tolist()
+
+
+def why(folder: Path, **asked: str) -> list[str]:
+    return [file.reason for file in scan(folder, **asked).skipped]  # pyright: ignore
+
+
+# ---- values, places, order ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*(("imagej", dtype) for dtype in ("uint8", "uint16", "int16", "float32")), ("ome", "uint16"), ("ome", "int32")],
+)
+def test_a_stack_comes_back_to_the_bit(tmp_path, kind, dtype):
+    """Numbers, number type, order of pages and spacing: read, encoded, decoded, saved, read again."""
+    pages = np.random.default_rng(0).normal(100, 20, (6, 10, 12)).astype(dtype)
+    if dtype == "uint16":
+        pages[0, 0, :2] = 0, 65535
+    data = fill(tmp_path / "in", {"a.tif": stack(pages, kind)})
+    dataset = open_dataset(data, size=(12, 10, 6), cache_dir=tmp_path / "cache")
+    codec = codec_from_json(json.loads(json.dumps(dataset.codec.to_json())))
+    saved = codec.save(tmp_path / "out", codec.decode(dataset.x0([0]))[0], {"seed": 1})
+    again = tifffile.imread(saved)
+    assert saved.name == "out.tif" and again.dtype == dtype and stackfile.read_recipe(saved) == {"seed": 1}
+    np.testing.assert_allclose(again, pages, rtol=0, atol=1e-4 if dtype == "float32" else 0)
+    np.testing.assert_allclose(spacing(saved.read_bytes()), (0.325, 0.108, 2.0), rtol=1e-12)
+    with Image.open(saved) as image:
+        assert image.n_frames == 6 and image.size == (12, 10)  # pyright: ignore
+
+
+def test_slices_are_pages_in_their_order_seen_as_they_lie_in_the_file(tmp_path):
+    data = fill(tmp_path / "in", {"a.tif": stack(ball((40, 10, 12)))})
+    dataset = open_dataset(data, cache_dir=tmp_path / "cache", columns=["position:number"])
+    codec, pages = dataset.codec, ball((40, 10, 12))
+    assert any("within 6 µm of what is held out" in note for note in dataset.notes), "three times the coarsest spacing"
+    for row in (0, 7, len(dataset) - 1):
+        place = round(39 * float(dataset.texts("position", [row])[0]))
+        sample = codec.decode(dataset.x0([row]))
+        saved = codec.save(tmp_path / f"{row}", sample[0], {})
+        np.testing.assert_array_equal(tifffile.imread(saved), pages[place])
+        low, high = codec.window
+        grey = np.clip((pages[place] - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(codec.preview(sample)[0, ..., 0] / 255, grey, atol=0.01)
+
+
+@pytest.mark.parametrize("block", [(1, 3, 4), (3, 1, 4), (3, 4, 1), (2, 3, 4)])
+def test_blocks_of_any_thickness_are_pages(tmp_path, block):
+    values = np.random.default_rng(0).integers(0, 255, block, dtype=np.uint8)
+    saved = stackfile.save(tmp_path / "a", values, (0.5, 0.25, 4.0), dtype="uint8", recipe={})
+    again = read(saved.read_bytes())
+    np.testing.assert_array_equal(again.load(), values)
+    assert again.sized and spacing(saved.read_bytes()) == [0.5, 0.25, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "micrometres"),
+    [
+        ("um", 1),
+        ("micron", 1),
+        ("\\u00B5m", 1),
+        ("nm", 1e-3),
+        ("mm", 1e3),
+        ("inch", 25400),
+        ("pixel", None),
+        ("", None),
+    ],
+)
+def test_imagej_says_how_large_voxels_are_where_it_names_a_unit(unit, micrometres):
+    data = stack(PAGES, unit=unit)
+    assert read(data).sized == (micrometres is not None)
+    wanted = np.array([0.325, 0.108, 2.0]) * micrometres if micrometres else np.ones(3)
+    np.testing.assert_allclose(spacing(data), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("unit", "micrometres"), [("µm", 1), ("nm", 1e-3), ("mm", 1e3)])
+def test_ome_says_how_large_voxels_are(unit, micrometres):
+    wanted = np.array([0.325, 0.108, 2.0]) * micrometres
+    np.testing.assert_allclose(spacing(stack(PAGES, "ome", unit=unit)), wanted, rtol=1e-12)
+
+
+def test_a_size_that_is_not_said_is_taken_for_one_and_said(tmp_path):
+    notes = scan(fill(tmp_path / "none", {"a.tif": stack(ball((30, 10, 12)), "plain")})).notes
+    assert any("1 µm is taken, and written" in note for note in notes)
+    both = {"a.tif": stack(ball((30, 10, 12)), "plain"), "b.tif": stack(ball((30, 10, 12), seed=1))}
+    assert [one.partition(",")[0] for one in why(fill(tmp_path / "both", both))] == [
+        "says not how large its voxels are"
+    ]
+
+
+@pytest.mark.parametrize("coding", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_what_pillow_can_unpack_is_read(coding):
+    out, (first, *others) = io.BytesIO(), [Image.fromarray(page.astype(np.uint16)) for page in PAGES]
+    first.save(out, "TIFF", save_all=True, append_images=others, compression=coding)
+    found = read(out.getvalue())
+    assert found.dtype == "uint16" and tiff.stacked(out.getvalue())
+    np.testing.assert_array_equal(found.load(), stackfile.upright(PAGES.astype(np.uint16)))
+
+
+def test_missing_values_and_masks_of_bits():
+    pages = PAGES.astype(np.float32)
+    pages[0, 0, 0], pages[1, 1, 1] = np.nan, np.inf
+    found = read(stack(pages))
+    assert found.holes and found.dtype == "float32" and np.isnan(found.load()).sum() == 2
+    bits = read(stack(PAGES > 400, "loop"))
+    assert bits.dtype == "uint8" and set(np.unique(bits.load())) == {0, 1}
+
+
+# ---- which files are stacks -----------------------------------------------------------------------------------------
+
+
+def test_half_of_the_tiffs_must_be_stacks_and_axes_say_otherwise(tmp_path):
+    one = {f"flat{k}.tif": stack(ball((1, 10, 12), seed=k)[0], "plain") for k in range(3)}
+    few = fill(tmp_path / "few", one | {f"{k}.tif": stack(ball((24, 10, 12), seed=k)) for k in range(2)})
+    half = fill(tmp_path / "half", one | {f"{k}.tif": stack(ball((24, 10, 12), seed=k)) for k in range(3)})
+    assert scan(few).medium.name == "image" and len(scan(few)) == 5
+    assert scan(half).medium.name == "volume"
+    assert why(half) == ["a TIFF of a single slice, unlike most of the set: train on such by themselves"] * 3
+    assert scan(few, axes="zyx").medium.name == "volume" and scan(half, axes="hw").medium.name == "image"
+    said = diagnose(scan(half))
+    assert "samples are TIFF" in said and "--axes hw for pictures" in said and "0.325 x 0.108 x 2 µm" in said
+
+
+@pytest.mark.parametrize(
+    ("pages", "kind", "stacked"),
+    [
+        (PAGES, "plain", True),
+        (PAGES[:2], "loop", True),
+        (PAGES[:3], "plain", False),  # as many as colours are
+        (np.moveaxis(ball((40, 44, 5)), 0, 0), "plain", False),  # five channels, last
+        (PAGES[:1], "plain", False),
+        (PAGES[..., None].repeat(3, -1), "colours", False),
+    ],
+)
+def test_grey_pages_that_are_not_named_are_slices(pages, kind, stacked):
+    assert tiff.stacked(stack(pages, kind)) == stacked
+
+
+def written(pages: np.ndarray, axes: str) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, pages, imagej=True, metadata={"axes": axes})
+    return out.getvalue()
+
+
+def odd_page(dtype: str, *shape: int) -> bytes:
+    """A stack with one page of another kind."""
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        for k, page in enumerate(PAGES):
+            page = ball((1, *(shape or page.shape)))[0].astype(dtype) if k == 3 else page
+            file.write(page, photometric="minisblack", metadata=None)
+    return out.getvalue()
+
+
+def test_each_fault_of_a_stack_has_its_sentence_and_the_rest_trains(tmp_path):
+    whole = stack(ball((24, 10, 12)))
+    faults = {
+        "is cut short": whole[: len(whole) // 2],
+        "no TIFF that can be read": whole[:60],
+        "pages of several kinds, as 12 x 10 int16 and 12 x 10 uint8": odd_page("uint8"),
+        "pages of several kinds, as 12 x 10 int16 and 7 x 5": odd_page("int16", 5, 7),
+        "holds colours": stack(PAGES[..., None].repeat(3, -1), "colours"),
+        "several moments": written(PAGES, "TYX"),
+        "several channels": written(PAGES.reshape(3, 2, 10, 12), "ZCYX"),
+        "holds 3 throughout": stack(np.full((6, 10, 12), 3, np.int16)),
+    }
+    files = {f"fault {k}.tif": data for k, data in enumerate(faults.values())}
+    good = {f"{k}.tif": stack(ball((24, 10, 12), seed=k)) for k in range(9)}
+    dataset = open_dataset(fill(tmp_path / "in", files | good), cache_dir=tmp_path / "cache")
+    found = [file.reason for file in dataset.listing.skipped]
+    for fault in faults:
+        assert sum(fault in one for one in found) == 1, (fault, found)
+    assert len(found) == len(faults) and all(one.count(":") == 1 for one in found) and len(dataset) > 100
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome", "plain", "loop"])
+def test_a_stack_that_is_cut_anywhere_is_left_out(kind):
+    whole = stack(PAGES, kind)
+    assert read(whole).shape == (12, 10, 6)
+    last = max(page.offset for page in tifffile.TiffFile(io.BytesIO(whole)).pages)
+    for length in np.linspace(1, last, 40).astype(int).tolist():
+        with pytest.raises(Unreadable, match="cut short"):
+            read(whole[:length])
+
+
+# ---- DICOM of several frames ----------------------------------------------------------------------------------------
+
+CORNERS = [(-20.0, -30.0, 100 + 2.5 * k) for k in range(6)]
+
+
+@pytest.mark.parametrize("turn", [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1)])
+def test_frames_of_a_file_are_the_scan_that_they_would_be_as_a_series(turn):
+    values, order = np.random.default_rng(0).integers(0, 3000, (6, 5, 4)), [3, 0, 5, 1, 4, 2]
+    corners = [tuple(np.array([-20.0, -30, 100]) + 2.5 * k * np.cross(turn[:3], turn[3:])) for k in range(6)]
+    made = enhanced(values[order], [corners[k] for k in order], turn=turn)
+    files = {f"{k}": dicom(slice_(values[k], corners[k], turn=turn)) for k in range(6)}
+    (one,), broken, notes = _scans({"a": dicom(made)})
+    (other,), *_ = _scans(files)
+    assert not broken and not notes
+    assert (one.shape, one.dtype, one.slope, one.intercept) == (other.shape, other.dtype, other.slope, other.intercept)
+    assert (one.orientation, one.modality, one.sized) == (other.orientation, "CT", True)
+    np.testing.assert_array_equal(one.affine, other.affine)
+    np.testing.assert_array_equal(one.load(), other.load())
+
+
+def test_a_frame_may_say_of_itself_what_others_share():
+    """The scale of one frame is another than that of most, as is the place of one file of a single frame."""
+    made = enhanced(PAGES.astype(np.uint16), CORNERS)
+    own = item(PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=0)])
+    made.PerFrameFunctionalGroupsSequence[5].update(own)
+    (found,), broken, (note,) = _scans({"a": dicom(made)})
+    assert (
+        found.shape[2] == 5 and not broken and note.startswith("frames left out inside DICOM files: 1 (of another size")
+    )
+    single = enhanced(PAGES[:1].astype(np.uint16), CORNERS[:1])
+    (found,), broken, notes = _scans({"a": dicom(single)})
+    assert found.shape == (12, 10, 1) and found.sized and not broken and not notes
+
+
+def test_frames_are_held_to_the_rules_of_series(tmp_path):
+    values = ball((24, 8, 9), dtype="uint16")
+    corners = [(-20.0, -30.0, 100 + 2.5 * k) for k in range(24)]
+    gap = [k for k in range(24) if k not in (5, 6)]
+    files = {
+        "gap.dcm": dicom(enhanced(values[gap], [corners[k] for k in gap], series="1")),
+        "twice.dcm": dicom(enhanced(values, [*corners[:-1], corners[3]], series="2")),
+    }
+    cine, mask = enhanced(values, corners, series="3"), enhanced(values, corners, series="4")
+    del cine.PerFrameFunctionalGroupsSequence
+    mask.BitsAllocated = mask.BitsStored = 1
+    mask.HighBit, mask.PixelData = 0, bytes(216)
+    short, lost = dicom(enhanced(values, corners, series="5")), enhanced(values, corners, series="6")
+    del lost.PerFrameFunctionalGroupsSequence[7].PlanePositionSequence
+    faults = {"cine.dcm": dicom(cine), "mask.dcm": dicom(mask), "short.dcm": short[:-90], "lost.dcm": dicom(lost)}
+    listing = scan(fill(tmp_path, files | faults))
+    (even,) = (note for note in listing.notes if "is not even" in note)
+    assert "2 missing between 110 and 117.5 mm" in even and "its longest even run, of 17, is used" in even
+    for n, fault in ((5, "beyond a gap"), (1, "at the same place as another slice")):
+        assert any(f"inside DICOM files: {n} ({fault}" in note for note in listing.notes), listing.notes
+    found = [file.reason for file in listing.skipped]
+    assert len(found) == 4 and sum("several frames without places" in one for one in found) == 2
+    assert sum("mask of single bits" in one for one in found) == 1 and sum("cut short" in one for one in found) == 1
