@@ -16,6 +16,7 @@ import numpy as np
 from PIL.Image import Image
 
 from fromnoise.appraise import appraise, way
+from fromnoise.beyond import beyond_window
 from fromnoise.codec import Size, TextCodec
 from fromnoise.config import Config
 from fromnoise.data import Dataset
@@ -26,7 +27,7 @@ from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement, TextJudgement
 from fromnoise.fewsteps import FewSteps, compare
 from fromnoise.folder import RunFolder
-from fromnoise.generate import Samples, beyond_window, configure, generate, stream
+from fromnoise.generate import Samples, configure, generate, stream
 from fromnoise.prepare import (
     Given,
     Prepared,
@@ -171,6 +172,7 @@ class Run:
         beginning: Example | None = None,
         between: tuple[Example, Example] | None = None,
         loop: bool = False,
+        whole: bool = False,
         seed: int = 0,
         batch: int = 64,
     ) -> np.ndarray:
@@ -183,6 +185,7 @@ class Run:
         beginning   a file or a raw example that samples go on from, for one more window unless `length` is given
         between     two of them, the end of a clip and the start of another, that samples lead from and to
         loop        whether the end of a sample runs on in its start
+        whole       whether samples are whole scans, as long as the median one, out of a model of patches
         """
         return self.generate(
             n,
@@ -195,6 +198,7 @@ class Run:
             beginning=beginning,
             between=between,
             loop=loop,
+            whole=whole,
             seed=seed,
             batch=batch,
         ).samples
@@ -212,6 +216,7 @@ class Run:
         beginning: Example | None = None,
         between: tuple[Example, Example] | None = None,
         loop: bool = False,
+        whole: bool = False,
         seed: int = 0,
         batch: int = 64,
         progress: Callable[[int], None] | None = None,
@@ -225,17 +230,10 @@ class Run:
             beginning=None if beginning is None else read(beginning),
             between=None if between is None else (read(between[0]), read(between[1])),
             loop=loop,
+            whole=whole,
         )
         return generate(
-            release,
-            n,
-            config,
-            seed=seed,
-            where=where,
-            prompt=prompt,
-            beyond=beyond,
-            batch=batch,
-            progress=progress,
+            release, n, config, seed=seed, where=where, prompt=prompt, beyond=beyond, batch=batch, progress=progress
         )
 
     def stream(

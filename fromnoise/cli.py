@@ -182,6 +182,7 @@ def sample(
     beginning: ContinueOption = None,
     between: BetweenOption = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Whole scans, by a model of patches of them.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="A folder, .npz, .npy, .zip, or .txt of texts.  [default: RUN/samples/TIME]")
@@ -216,6 +217,7 @@ def sample(
             beginning=beginning,
             between=between,
             loop=loop,
+            whole=whole,
             seed=seed,
             batch=batch,
             progress=progress,

@@ -88,6 +88,12 @@ class Cond:
         }
         return Cond(values, columns, self.batch)
 
+    def having(self, name: str, value: Tensor) -> Cond:
+        """The same with one value of a column, present in every example."""
+        values = {**self.values, name: value.to(self.values[name]).expand_as(self.values[name])}
+        present = {**self.present, name: torch.ones_like(self.present[name])}
+        return Cond(values, present, self.batch)
+
     def to(self, device: torch.device | str) -> Cond:
         return self._map(lambda x: x.to(device), self.batch)
 

@@ -1,21 +1,23 @@
-"""Samples longer than a model's window, beginnings gone on with, and loops: denoiser → denoiser along the last axis.
+"""Samples beyond a model's window, beginnings gone on with, and loops: denoiser → denoiser along the last axes.
 
-Whatever is long is looked at through windows of the length L that the model was trained on, half overlapping; window k
-begins at a_k.  All see the same x_t, and of x0 at place i it is believed
+Whatever is long is looked at through windows of the size L that the model was trained on, half overlapping along each
+axis; window k begins at a_k.  All see the same x_t, and of x0 at place i it is believed
 
-    x0_hat[i] = Σ_k w[i - a_k]·x0_hat_k[i - a_k] / Σ_k w[i - a_k],    w[j] = sin²(π·(j + ½)/L),
+    x0_hat[i] = Σ_k w[i - a_k]·x0_hat_k[i - a_k] / Σ_k w[i - a_k],    w[j] = Π_axes sin²(π·(j + ½)/L),
 
 the posterior nearest to those of all windows (Bar-Tal et al. 2023, MultiDiffusion), where that window has the most say
-which sees as far to one side as to the other.  In a loop windows go on at the start, so that no place is an end.  What
-is known is pinned (`observe.py`).  The sampling loop knows nothing of all this.
+which sees as far to one side as to the other.  Each may be told where it lies.  In a loop windows go on at the start,
+so that no place is an end.  What is known is pinned (`observe.py`).  The sampling loop knows nothing of all this.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
+from itertools import product
 
 import numpy as np
 import torch
@@ -24,65 +26,98 @@ from torch import Tensor
 
 from fromnoise.codec import Codec, Extensible, VideoCodec
 from fromnoise.cond import Cond
+from fromnoise.data.blocks import starts as spread
 from fromnoise.denoise import Denoiser
 from fromnoise.observe import Pinned
 from fromnoise.posterior import Mean
-from fromnoise.types import Data, FromNoiseError, Time
+from fromnoise.types import Data, FromNoiseError, Shape, Time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """A column that tells windows where they lie, and its value for one that begins at a corner of the whole."""
+
+    column: str
+    value: Callable[[Shape], Tensor]
 
 
 class Windowed:
-    """A denoiser of any length, by one of windows of `size`; `loop` joins the end to the start."""
+    """A denoiser of any extent along the last axes, by one of windows of `size`, a number an axis.
 
-    def __init__(self, denoise: Denoiser, size: int, *, loop: bool = False) -> None:
-        self.denoise, self.size, self.loop, self.process = denoise, size, loop, denoise.process
+    `loop` joins the end of the last axis to its start; `places` tells each window where it lies.
+    """
+
+    def __init__(self, denoise: Denoiser, size: Shape, *, loop: bool = False, places: Places | None = None) -> None:
+        self.denoise, self.size, self.loop, self.places = denoise, size, loop, places
+        self.process = denoise.process
 
     def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Mean:
-        n = x_t.shape[-1]
-        assert n >= self.size and all(time is None or time.shape[-1] == 1 for time in (t, s)), (n, self.size)
-        place = torch.arange(self.size, device=x_t.device)
-        weight = torch.sin(math.pi * (place + 0.5) / self.size).square().to(x_t.dtype)
-        belief, share = torch.zeros_like(x_t), x_t.new_zeros(n)
+        k = len(self.size)
+        whole = tuple(x_t.shape[-k:])
+        assert all(n >= size for n, size in zip(whole, self.size, strict=True)), (whole, self.size)
+        assert all(time is None or set(time.shape[-k:]) == {1} for time in (t, s)), "windows have one noise level"
+        weight, loops = x_t.new_ones(()), [False] * (k - 1) + [self.loop]
+        for size in self.size:
+            place = torch.arange(size, device=x_t.device, dtype=x_t.dtype)
+            weight = weight[..., None] * torch.sin(math.pi * (place + 0.5) / size).square()
+        belief, share = torch.zeros_like(x_t), x_t.new_zeros(whole)
         # One window after the other: what is long takes the memory of a batch of short ones.
-        for start in starts(n, self.size, self.loop):
-            seen = (place + start) % n
-            post = self.denoise(x_t.index_select(-1, seen), t, cond, s)
+        for corner in product(*map(starts, whole, self.size, loops)):
+            lines = [
+                (torch.arange(size, device=x_t.device) + start) % n
+                for start, size, n in zip(corner, self.size, whole, strict=True)
+            ]
+            seen = (..., *torch.meshgrid(*lines, indexing="ij"))
+            told = cond if self.places is None else cond.having(self.places.column, self.places.value(corner))
+            post = self.denoise(x_t[seen], t, told, s)
             assert isinstance(post, Mean), "windows are of continuous data"
-            belief.index_add_(-1, seen, weight * post.x0)
-            share.index_add_(0, seen, weight)
+            belief[seen] += weight * post.x0
+            share[seen] += weight
         return Mean(belief / share)
 
 
 def starts(n: int, size: int, loop: bool = False) -> list[int]:
     """Where windows of `size` begin in `n` places: as few as overlap by half, evenly spread; in a loop two or more."""
-    if loop:
-        count = math.ceil(2 * n / size)
-        return [k * n // count for k in range(count)]
-    count = math.ceil(2 * (n - size) / size)
-    return [k * (n - size) // max(count, 1) for k in range(count + 1)]
+    if not loop:
+        return spread(n, size)
+    count = math.ceil(2 * n / size)
+    return [k * n // count for k in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extension:
     """How samples go beyond the window: their codec, the x0 that they begin with, and whether they are loops.
 
-    `recipe` is what makes them again.
+    `places` tells windows where they lie; `recipe` is what makes the samples again.
     """
 
     codec: Codec
-    window: int
-    known: Float[Tensor, "1 c *d"] | None
-    loop: bool
+    window: Shape
+    known: Float[Tensor, "1 c *d"] | None = None
+    loop: bool = False
+    places: Places | None = None
     recipe: dict[str, object]
 
     def __call__(self, denoise: Denoiser, x: Data) -> Denoiser:
         """A denoiser of windows as one of data like `x`, certain of the beginning."""
-        long = Windowed(denoise, self.window, loop=self.loop)
+        long = Windowed(denoise, self.window, loop=self.loop, places=self.places)
         if self.known is None:
             return long
         y = torch.zeros_like(x)
         y[..., : self.known.shape[-1]] = self.known.to(x)
         mask = torch.arange(x.shape[-1], device=x.device) < self.known.shape[-1]
         return Pinned(long, y, mask.expand(x.shape))
+
+    def asked(self, where: Mapping[str, str | float]) -> dict[str, str | float]:
+        """The conditions of the whole: `where`, and nothing of where windows lie.
+
+        Raises FromNoiseError where that was asked for.
+        """
+        own = () if self.places is None else (self.places.column,)
+        for name in own:
+            if name in where:
+                raise FromNoiseError(f"A whole has parts at every {name}: leave out --where {name}.")
+        return {**where, **dict.fromkeys(own, "none")}
 
 
 def extension(
@@ -112,7 +147,7 @@ def extension(
     recipe: dict[str, object] = {"length": length, "loop": loop}
     if beginning is not None:
         recipe["beginning"] = blake2b(np.ascontiguousarray(beginning).data, digest_size=8).hexdigest()
-    return Extension(codec=long, window=window, known=known, loop=loop, recipe=recipe)
+    return Extension(codec=long, window=(window,), known=known, loop=loop, recipe=recipe)
 
 
 def asked_length(codec: Codec, **given: float | None) -> float | None:

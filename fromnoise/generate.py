@@ -17,6 +17,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from fromnoise.beyond import beyond_window
 from fromnoise.build import build_grid, build_guidance, build_stepper
 from fromnoise.codec import Codec, TextCodec, VideoCodec
 from fromnoise.cond import Cond
@@ -24,13 +25,13 @@ from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
 from fromnoise.data.media import MEDIA
 from fromnoise.denoise import Denoiser
-from fromnoise.extend import Extension, extension
+from fromnoise.extend import Extension
 from fromnoise.memory import fitting
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
 from fromnoise.sheet import moving, save_sheet, sheet
-from fromnoise.stream import Ends, Rolling, Walk, rolled, rolling
+from fromnoise.stream import Rolling, Walk, rolled
 from fromnoise.template import filling
 from fromnoise.types import FromNoiseError
 
@@ -238,30 +239,6 @@ def _walk(release: Release, denoise: Denoiser, config: SampleConfig, indices: ra
     )
 
 
-def beyond_window(
-    release: Release,
-    *,
-    length: float | None = None,
-    beginning: np.ndarray | None = None,
-    between: Ends | None = None,
-    loop: bool = False,
-) -> Extension | Rolling | None:
-    """How samples go beyond the model's window, None where they do not.  Raises FromNoiseError where they cannot."""
-    codec, net = release.codec, release.config.net
-    if length is None and beginning is None and between is None and not loop:
-        return None
-    if not isinstance(codec, VideoCodec):
-        if between is not None:
-            raise FromNoiseError("Filling between is for clips, and of texts by a --prompt with gaps: leave it out.")
-        return extension(codec, length=length, beginning=beginning, loop=loop)
-    if 0 not in release.config.loss.time_axes:
-        raise FromNoiseError(
-            "This model has one noise level for all frames of a clip and cannot go on: train with loss.time_axes=[0]."
-        )
-    sees = net.frames if net.kind == "unet" else "both"
-    return rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)
-
-
 def stream(
     release: Release,
     config: SampleConfig,
@@ -327,6 +304,7 @@ def generate(
     """
     assert given is None or (len(given) == n and where is None and prompt is None)
     asked, template = prompted(release, where, prompt)
+    asked = beyond.asked(asked) if isinstance(beyond, Extension) else asked
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")

@@ -73,7 +73,7 @@ def test_windows_reach_every_place_and_overlap_by_half(size, more, loop):
 def test_what_has_no_neighbours_is_denoised_as_without_windows(size, more, loop, t):
     x = torch.randn(2, 3, size + more, generator=torch.Generator().manual_seed(more), dtype=torch.float64)
     alone, time = Stationary(1e-3), torch.full((2, 1, 1), t, dtype=torch.float64)
-    long = Windowed(alone, size, loop=loop)(x, time, Cond.empty(2))
+    long = Windowed(alone, (size,), loop=loop)(x, time, Cond.empty(2))
     torch.testing.assert_close(long.x0, alone(x, time, Cond.empty(2)).x0)
 
 
@@ -81,7 +81,7 @@ def test_windows_make_the_process_that_they_are_windows_of():
     """Strength everywhere, and correlation over the seams, as if all had been denoised at once."""
     width, size, n = 3.0, 24, 72
     for loop in (False, True):
-        x = drawn(Windowed(Stationary(width), size, loop=loop), n, 3000)[:, 0]
+        x = drawn(Windowed(Stationary(width), (size,), loop=loop), n, 3000)[:, 0]
         assert (x.std(0) - 1).abs().max() < 0.06
         for lag in (1, 3, 6):
             pairs = (x * x.roll(lag, 1)).mean(0)[0 if loop else lag :]
@@ -91,7 +91,7 @@ def test_windows_make_the_process_that_they_are_windows_of():
 def test_a_loop_is_the_same_wherever_it_starts():
     x = torch.randn(1, 1, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     time = torch.full((1, 1, 1), 0.4, dtype=torch.float64)
-    denoise = Windowed(Stationary(4.0), 24, loop=True)
+    denoise = Windowed(Stationary(4.0), (24,), loop=True)
     turned = denoise(x.roll(12, -1), time, Cond.empty(1)).x0
     torch.testing.assert_close(turned.roll(-12, -1), denoise(x, time, Cond.empty(1)).x0)
 

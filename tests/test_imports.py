@@ -28,7 +28,7 @@ LINES = (
     "guide observe extend template grid stepper unmask sample stream",
     "density objectives build",
     "runtime memory optim ema checkpoint trainer",
-    "release folder generate gridsearch session",
+    "release beyond folder generate gridsearch session",
     "edit",
     "evaluate explain report appraise proofread fewsteps",
     "recipes prepare distill api forecast",

@@ -91,6 +91,17 @@ class VolumeCodec:
         """The axis that the examples are slices across, None where they are not."""
         return self.block.index(1) if self.block.count(1) == 1 else None
 
+    @property
+    def whole(self) -> VolumeCodec:
+        """The codec of the scans that patches are cut from."""
+        x, y, z = (n + room for n, room in zip(self.block, self.room, strict=True))
+        field = dataclasses.replace(self.field, space=(x, y, z))
+        return dataclasses.replace(self, field=field, block=(x, y, z), room=(0, 0, 0))
+
+    def position(self, corner: Sequence[int]) -> str:
+        """Where a block that begins at a voxel of its scan lies, as `position` says it."""
+        return position(corner, self.room, self.along)
+
     def store(self, raw: np.ndarray) -> np.ndarray:
         """One block (x, y, z) of values -> as a field stores it."""
         return self.store_many(raw[None])[0]
@@ -193,3 +204,14 @@ class VolumeCodec:
         values = described({"frame": niftifile.ALIGNED, "container": "nifti", **data}, "volume", names)
         known = {name: tuple(values[name]) for name in ("block", "affine", "room", "window")}
         return VolumeCodec(**{**values, **known, "field": FieldCodec.from_json(values["field"])})
+
+
+def position(corner: Sequence[int], room: Sequence[int], along: int | None) -> str:
+    """How far up its axis a slice lies, from 0 to 1; of patches how far along each axis; "" of whole scans.
+
+    `corner` is its first voxel, which has `room` to move.
+    """
+    share = np.divide(corner, room, out=np.full(3, 0.5), where=np.array(room) > 0)
+    if along is not None:
+        return f"{share[along]:.4f}" if room[along] else ""
+    return json.dumps(np.round(share, 4).tolist()) if any(room) else ""

@@ -10,7 +10,6 @@ least `Grid.gap` on either side that belongs to no part, since neighbouring slic
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from fromnoise.codec.volume import Container
+from fromnoise.codec.volume import Container, position
 from fromnoise.data.splits import HELD_OUT_SMALL, TRAIN, VAL
 from fromnoise.errors import Unreadable
 from fromnoise.types import Shape
@@ -178,12 +177,8 @@ class Blocks:
         return x, y, z
 
     def position(self, row: int) -> str:
-        """How far up its axis a slice lies, from 0 to 1; of patches the centre along each axis; "" of whole scans."""
-        room = np.array(self.room(self.which[row]))
-        share = np.divide(self.starts[row], room, out=np.full(3, 0.5), where=room > 0)
-        if self.grid.along is not None:
-            return f"{share[self.grid.along]:.4f}" if room[self.grid.along] else ""
-        return json.dumps(np.round(share, 4).tolist()) if room.any() else ""
+        """Where a block lies in its scan, as `codec.volume.position` says it."""
+        return position(self.starts[row], self.room(self.which[row]), self.grid.along)
 
     def parted(self) -> Iterator[int | None]:
         """Of each block the split, TRAIN or VAL by slabs, None of those in the gaps."""
