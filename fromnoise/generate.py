@@ -18,7 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fromnoise.build import build_grid, build_guidance, build_stepper
-from fromnoise.codec import Codec, TextCodec, VideoCodec
+from fromnoise.codec import Codec, Moving, TextCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
@@ -71,7 +71,7 @@ class Samples:
 
     def moving_sheet(self, most: int) -> bytes | None:
         """An animated PNG of the first samples, where they are clips."""
-        if not isinstance(self.codec, VideoCodec):
+        if not isinstance(self.codec, Moving):
             return None
         return moving(self.codec.moving(self.samples[:most]), Fraction(self.codec.rate))
 
@@ -250,7 +250,7 @@ def beyond_window(
     codec, net = release.codec, release.config.net
     if length is None and beginning is None and between is None and not loop:
         return None
-    if not isinstance(codec, VideoCodec):
+    if not isinstance(codec, Moving):
         if between is not None:
             raise FromNoiseError("Filling between is for clips, and of texts by a --prompt with gaps: leave it out.")
         return extension(codec, length=length, beginning=beginning, loop=loop)
@@ -273,7 +273,7 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Frames (h, w, c) of one clip without end, in memory that does not grow; they go on from a raw `beginning`."""
     codec = release.codec
-    if not isinstance(codec, VideoCodec):
+    if not isinstance(codec, Moving):
         raise FromNoiseError("A stream is of a model of clips, and this is none: use sample.")
     start = beyond_window(release, length=codec.frames if beginning is None else None, beginning=beginning)
     assert isinstance(start, Rolling)

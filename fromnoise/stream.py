@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fromnoise.codec import VideoCodec
+from fromnoise.codec import Codec, Moving
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.process import add_noise
@@ -76,7 +76,7 @@ def rolled(walk: Walk, blank: Clip, known: Float[Tensor, "n c a h w"] | None = N
 class Rolling:
     """Clips beyond a model's window, or with known ends: `codec` is theirs, `recipe` what makes them again."""
 
-    codec: VideoCodec
+    codec: Codec
     window: int
     first: Float[Tensor, "1 c a h w"] | None
     last: Float[Tensor, "1 c z h w"] | None
@@ -101,7 +101,7 @@ class Rolling:
 
 
 def rolling(
-    codec: VideoCodec,
+    codec: Moving,
     *,
     sees: str | None,
     length: float | None = None,

@@ -21,6 +21,7 @@ import fromnoise as fn
 from fromnoise import appraise
 from fromnoise.build import build_denoiser, build_objective
 from fromnoise.codec import Codec, Extensible, ImageCodec, Medium, Sharing, VideoCodec, codec_from_json, videofile
+from fromnoise.codec.timing import seen, timing
 from fromnoise.cond import Cond
 from fromnoise.config import Config, LossConfig, OptimConfig, RunConfig, UNetConfig
 from fromnoise.data import open_dataset, scan
@@ -96,16 +97,16 @@ def test_the_rate_is_found_from_rounded_times(rate, places, floor):
     stays = [1, 1, 1, *places, *[1] * len(places)]
     moments = [k / rate * 1000 for k in np.cumsum([0, *stays]).tolist()]
     ticks = [int(moment) if floor else round(moment) for moment in moments]
-    found = videofile.timing(ticks, Fraction(1, 1000))
+    found = timing(ticks, Fraction(1, 1000))
     assert not found.variable and found.frames == sum(stays)
     again = [round(k / found.rate * 1000) for k in np.cumsum([0, *stays]).tolist()]
     assert max(abs(a - b) for a, b in zip(again, ticks, strict=True)) <= 2
 
 
 def test_a_rate_that_varies_is_called_so():
-    found = videofile.timing([0, 40, 95, 120, 200, 233], Fraction(1, 1000))
+    found = timing([0, 40, 95, 120, 200, 233], Fraction(1, 1000))
     assert found.variable and found.rate > 0
-    assert videofile.seen(found.times, Fraction(10)).tolist() == [0, 2]
+    assert seen(found.times, Fraction(10)).tolist() == [0, 2]
 
 
 # ---- a set ----------------------------------------------------------------------------------------------------------

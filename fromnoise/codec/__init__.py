@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fromnoise.codec.codec import Codec, Divisible, Extensible, Physical
+from fromnoise.codec.codec import Codec, Divisible, Extensible, Moving, Physical
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Sharing, Size
@@ -34,6 +34,7 @@ __all__ = [
     "Header",
     "ImageCodec",
     "Medium",
+    "Moving",
     "Physical",
     "Rows",
     "Sharing",
