@@ -169,7 +169,7 @@ class Run:
         prompt: str | None = None,
         length: float | None = None,
         beginning: Example | None = None,
-        between: tuple[Example, Example] | None = None,
+        between: tuple[Example | None, Example] | None = None,
         loop: bool = False,
         seed: int = 0,
         batch: int = 64,
@@ -181,7 +181,7 @@ class Run:
                     with gaps, "In the ___"
         length      beyond the model's window: seconds of sound, pixels of a picture's width, frames of a clip
         beginning   a file or a raw example that samples go on from, for one more window unless `length` is given
-        between     two of them, the end of a clip and the start of another, that samples lead from and to
+        between     two of them, the end of a clip, or None, and the start of another, that samples lead from and to
         loop        whether the end of a sample runs on in its start
         """
         return self.generate(
@@ -210,7 +210,7 @@ class Run:
         prompt: str | None = None,
         length: float | None = None,
         beginning: Example | None = None,
-        between: tuple[Example, Example] | None = None,
+        between: tuple[Example | None, Example] | None = None,
         loop: bool = False,
         seed: int = 0,
         batch: int = 64,
@@ -223,7 +223,7 @@ class Run:
             release,
             length=length,
             beginning=None if beginning is None else read(beginning),
-            between=None if between is None else (read(between[0]), read(between[1])),
+            between=between and (None if between[0] is None else read(between[0]), read(between[1])),
             loop=loop,
         )
         return generate(

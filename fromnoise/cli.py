@@ -50,6 +50,9 @@ ContinueOption = Annotated[
 BetweenOption = Annotated[
     tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two clips or pictures to lead from and to, in clips.")
 ]
+EndOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A clip or picture to lead to; with --continue what lies between.")
+]
 ColumnsOption = Annotated[
     str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
 ]
@@ -188,6 +191,7 @@ def sample(
 ) -> None:
     """Draw samples in the data's own format; every file carries its recipe."""
     from fromnoise import api
+    end: EndOption = None,
     from fromnoise.checkpoint import writing
     from fromnoise.display import counting
     from fromnoise.extend import asked_length
@@ -198,20 +202,19 @@ def sample(
     loaded, conditions = api.load(run), parse_where(where)
     check_free(out)
     if strip is not None:
-        if strip.suffix.lower() != ".png":
-            raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
-        check_free(strip, "--strip", (".png",))
+        check_free(_png(strip), "--strip", (".png",))
     with counting("sampling", n) as progress:
         samples = loaded.generate(
             n,
             steps=steps,
             sampler=sampler,
+    beginning, ends = parse_ends(beginning, between, end)
             guidance=guidance,
             where=conditions,
             prompt=prompt,
             length=asked_length(loaded.release.codec, seconds=seconds, width=width, frames=frames),
             beginning=beginning,
-            between=between,
+            between=ends,
             loop=loop,
             seed=seed,
             batch=batch,
@@ -235,6 +238,12 @@ def _samples_of(run: Path) -> Path:
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+def _png(strip: Path) -> Path:
+    if strip.suffix.lower() != ".png":
+        raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
+    return strip
+
+
     n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to judge.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     data: MovedOption = None,
@@ -326,6 +335,17 @@ def parse_where(texts: list[str] | None) -> dict[str, str]:
 
 
 def _show(message: Warning | str, *where: object) -> None:
+def parse_ends(
+    beginning: Path | None, between: tuple[Path, Path] | None, end: Path | None
+) -> tuple[Path | None, tuple[Path | None, Path] | None]:
+    """(what samples go on from, what they lead from and to): an end with a beginning is what lies between."""
+    if end is None:
+        return beginning, between
+    if between is not None:
+        raise FromNoiseError("What --between names second is an end already: leave out --end.")
+    return None, (beginning, end)
+
+
     """Advice is one sentence, as mistakes are."""
     print(f"fromnoise: {message}" if isinstance(message, Advice) else f"warning: {message}", file=sys.stderr)
 
