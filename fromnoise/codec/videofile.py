@@ -30,6 +30,7 @@ MAX_PIXELS = 8192 * 8192  # of a frame
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _BLINK, _SLOW = 10, 100  # ms: delays of up to the one are shown as the other, as browsers do
 _WHOLE, _SHORT = 0.98, 0.2  # of its length and in seconds: what a file may end earlier than it says
+_OPACITY = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders by codec
 _WRITTEN = {"mp4": ("libx264", {"crf": "12"}), "webm": ("libvpx-vp9", {"crf": "12", "b": "0", "row-mt": "1"})}
 
 
@@ -193,7 +194,7 @@ def _probe_video(data: bytes) -> VideoHeader:
     try:
         time, cut = _times(data)
         with av.open(io.BytesIO(data)) as file:
-            first = next(file.decode(video=0), None)
+            first = next(_shown(file), None)
     except av.FFmpegError as error:
         raise Unreadable(f"not a readable video ({reason(error)}): export it again as MP4") from error
     if first is None:
@@ -248,7 +249,7 @@ def _cut(file, held: int, promised: int, packets: Sequence) -> str:
 def _video(data: bytes, at_least: tuple[int, int]) -> tuple[np.ndarray, Iterator]:
     def frames() -> Iterator:
         with _av().open(io.BytesIO(data)) as file:
-            for frame in file.decode(video=0):
+            for frame in _shown(file):
                 yield lambda frame=frame: _upright(frame, at_least)
 
     return _times(data)[0].times, frames()
@@ -262,6 +263,21 @@ def _upright(frame, at_least: tuple[int, int] | None = None) -> np.ndarray:
     height, width = frame.height, frame.width
     if at_least is not None:
         target = at_least if turns % 2 == 0 else at_least[::-1]
+def _shown(file) -> Iterator:
+    """The frames of an open video, PyAV's; of WebM with their opacity, which FFmpeg's own decoders leave out."""
+    stream = file.streams.video[0]
+    seeing = _OPACITY.get(stream.codec_context.name)
+    if seeing is None or {name.lower(): value for name, value in stream.metadata.items()}.get("alpha_mode") != "1":
+        yield from file.decode(stream)
+        return
+    try:
+        decoder = _av().CodecContext.create(seeing, "r")
+    except ValueError as error:
+        raise Unreadable(f"has opacity, which this PyAV was built without {seeing} for: {INSTALL}") from error
+    for packet in file.demux(stream):  # the last one is empty, which makes the decoder give what it holds back
+        yield from decoder.decode(packet)
+
+
         scale = min(1.0, 2 * max(target[0] / height, target[1] / width))
         height, width = math.ceil(height * scale), math.ceil(width * scale)
     pixels = frame.to_ndarray(format=kind, width=width, height=height, interpolation="AREA")
