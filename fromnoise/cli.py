@@ -61,6 +61,12 @@ AxesOption = Annotated[
     str | None,
     typer.Option(help="Axes of arrays: n examples, c channels, h w of pictures, t z y x of fields; nhw, nyx, tc."),
 ]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Folders of numbered pictures are clips at this rate; 0 for pictures.  [default: by their names]"
+    ),
+]
 MovedOption = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Where the run's data lie now, if they were moved.")
 ]
@@ -93,6 +99,7 @@ def train(
     columns: ColumnsOption = None,
     channels_first: ChannelsFirstOption = False,
     axes: AxesOption = None,
+    fps: FpsOption = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -114,6 +121,7 @@ def train(
             columns=parse_columns(columns),
             channels_first=channels_first,
             axes=axes,
+            fps=fps,
             settings=set_ or (),
             seed=seed,
             resume=resume,
@@ -140,6 +148,7 @@ def plan(
     columns: ColumnsOption = None,
     channels_first: ChannelsFirstOption = False,
     axes: AxesOption = None,
+    fps: FpsOption = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -157,6 +166,7 @@ def plan(
             columns=parse_columns(columns),
             channels_first=channels_first,
             axes=axes,
+            fps=fps,
             settings=set_ or (),
             seed=seed,
             watch=display,
@@ -181,6 +191,7 @@ def sample(
     frames: FramesOption = None,
     beginning: ContinueOption = None,
     between: BetweenOption = None,
+    end: EndOption = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
@@ -191,7 +202,6 @@ def sample(
 ) -> None:
     """Draw samples in the data's own format; every file carries its recipe."""
     from fromnoise import api
-    end: EndOption = None,
     from fromnoise.checkpoint import writing
     from fromnoise.display import counting
     from fromnoise.extend import asked_length
@@ -200,6 +210,7 @@ def sample(
 
     out = out or _samples_of(run)
     loaded, conditions = api.load(run), parse_where(where)
+    beginning, ends = parse_ends(beginning, between, end)
     check_free(out)
     if strip is not None:
         check_free(_png(strip), "--strip", (".png",))
@@ -208,7 +219,6 @@ def sample(
             n,
             steps=steps,
             sampler=sampler,
-    beginning, ends = parse_ends(beginning, between, end)
             guidance=guidance,
             where=conditions,
             prompt=prompt,
@@ -228,6 +238,12 @@ def sample(
         print(strip)
 
 
+def _png(strip: Path) -> Path:
+    if strip.suffix.lower() != ".png":
+        raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
+    return strip
+
+
 def _samples_of(run: Path) -> Path:
     """A folder of this second that is not there yet."""
     folder, now = (run / "samples" if run.is_dir() else Path("samples")), time.strftime("%Y%m%d-%H%M%S")
@@ -238,12 +254,6 @@ def _samples_of(run: Path) -> Path:
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-def _png(strip: Path) -> Path:
-    if strip.suffix.lower() != ".png":
-        raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
-    return strip
-
-
     n: Annotated[int | None, typer.Option("-n", min=20, help="Samples to judge.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     data: MovedOption = None,
@@ -288,13 +298,14 @@ def doctor(
     data: DataArgument,
     channels_first: ChannelsFirstOption = False,
     axes: AxesOption = None,
+    fps: FpsOption = None,
 ) -> None:
     """Say what is in DATA, what is wrong with it, and the remedy."""
     from fromnoise.data import diagnose, scan
     from fromnoise.display import counting
 
     with counting("reading", None) as progress:
-        listing = scan(data, channels_first=channels_first, axes=axes, progress=progress)
+        listing = scan(data, channels_first=channels_first, axes=axes, fps=fps, progress=progress)
         diagnosis = diagnose(listing, progress=progress)
     print(diagnosis)
 
@@ -324,17 +335,6 @@ def parse_columns(text: str | None) -> list[str] | None:
     return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def parse_where(texts: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts or ()]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise FromNoiseError(f"Cannot read --where {name + equals + value!r}: write COLUMN=VALUE.")
-        if sum(name == other for other, _, _ in pairs) > 1:
-            raise FromNoiseError(f"Say --where {name}=… once: a sample has one value of it.")
-    return {name: value for name, _, value in pairs}
-
-
-def _show(message: Warning | str, *where: object) -> None:
 def parse_ends(
     beginning: Path | None, between: tuple[Path, Path] | None, end: Path | None
 ) -> tuple[Path | None, tuple[Path | None, Path] | None]:
@@ -346,6 +346,17 @@ def parse_ends(
     return None, (beginning, end)
 
 
+def parse_where(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise FromNoiseError(f"Cannot read --where {name + equals + value!r}: write COLUMN=VALUE.")
+        if sum(name == other for other, _, _ in pairs) > 1:
+            raise FromNoiseError(f"Say --where {name}=… once: a sample has one value of it.")
+    return {name: value for name, _, value in pairs}
+
+
+def _show(message: Warning | str, *where: object) -> None:
     """Advice is one sentence, as mistakes are."""
     print(f"fromnoise: {message}" if isinstance(message, Advice) else f"warning: {message}", file=sys.stderr)
 

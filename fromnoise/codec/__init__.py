@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fromnoise.codec.codec import Codec, Divisible, Extensible, Moving, Physical
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
-from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Sharing, Size
+from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Scalable, Sharing, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
 from fromnoise.codec.video import VideoCodec
@@ -37,6 +37,7 @@ __all__ = [
     "Moving",
     "Physical",
     "Rows",
+    "Scalable",
     "Sharing",
     "Size",
     "SoundCodec",

@@ -39,7 +39,8 @@ class VideoHeader:
     """What is known of a clip without its frames, upright.
 
     `rate` is frames a second, a fraction such as "25" or "30000/1001"; `frames` counts them at that rate.  `animated`
-    says that it is an animated picture, `variable` that frames do not come at constant times.
+    says that it is an animated picture, `stills` a folder of still ones, `variable` that frames do not come at constant
+    times.
     """
 
     frames: int
@@ -50,6 +51,7 @@ class VideoHeader:
     alpha: bool
     animated: bool = False
     variable: bool = False
+    stills: bool = False
 
     @property
     def size(self) -> Shape:
@@ -111,6 +113,12 @@ def decode(data: bytes, rate: Fraction, at_least: tuple[int, int]) -> np.ndarray
     if 2 * len(kept) < len(wanted):
         raise Unreadable(f"only {len(kept):,} of {len(wanted):,} frames can be decoded: export it again")
     return np.stack(kept)
+
+
+def shrunk(height: int, width: int, at_least: tuple[int, int]) -> tuple[int, int]:
+    """The size that a frame comes in: smaller than its own, but no smaller than twice what covers `at_least`."""
+    scale = min(1.0, 2 * max(at_least[0] / height, at_least[1] / width))
+    return math.ceil(height * scale), math.ceil(width * scale)
 
 
 def _is_picture(data: bytes) -> bool:
@@ -255,14 +263,6 @@ def _video(data: bytes, at_least: tuple[int, int]) -> tuple[np.ndarray, Iterator
     return _times(data)[0].times, frames()
 
 
-def _upright(frame, at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """A frame of PyAV as (h, w, c), turned as it says; smaller, but no smaller than twice what covers `at_least`."""
-    format, turns = frame.format, round(frame.rotation / 90) % 4
-    alpha = any(part.is_alpha for part in format.components)
-    kind = "rgba" if alpha else "gray" if len(format.components) == 1 and not format.has_palette else "rgb24"
-    height, width = frame.height, frame.width
-    if at_least is not None:
-        target = at_least if turns % 2 == 0 else at_least[::-1]
 def _shown(file) -> Iterator:
     """The frames of an open video, PyAV's; of WebM with their opacity, which FFmpeg's own decoders leave out."""
     stream = file.streams.video[0]
@@ -278,8 +278,14 @@ def _shown(file) -> Iterator:
         yield from decoder.decode(packet)
 
 
-        scale = min(1.0, 2 * max(target[0] / height, target[1] / width))
-        height, width = math.ceil(height * scale), math.ceil(width * scale)
+def _upright(frame, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """A frame of PyAV as (h, w, c), turned as it says, `shrunk`."""
+    format, turns = frame.format, round(frame.rotation / 90) % 4
+    alpha = any(part.is_alpha for part in format.components)
+    kind = "rgba" if alpha else "gray" if len(format.components) == 1 and not format.has_palette else "rgb24"
+    height, width = frame.height, frame.width
+    if at_least is not None:
+        height, width = shrunk(height, width, at_least if turns % 2 == 0 else at_least[::-1])
     pixels = frame.to_ndarray(format=kind, width=width, height=height, interpolation="AREA")
     return np.ascontiguousarray(np.rot90(pixels if pixels.ndim == 3 else pixels[..., None], turns))
 
