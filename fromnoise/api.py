@@ -36,6 +36,7 @@ from fromnoise.prepare import (
     check_same_data,
     going_on,
     in_one,
+    layout_of,
     make_session,
     open_again,
     record_end,
@@ -62,6 +63,7 @@ def train(
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
     axes: str | None = None,
+    fps: float | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
     resume: bool = False,
@@ -70,12 +72,11 @@ def train(
 ) -> Run:
     """Trains a model of `data` for `budget` ("10m", "90s", "2h" or seconds) or for `steps` steps.
 
-    data            a folder, archive, array, table, file of text, list of strings, "emoji" or "digits"; see
-                    `fromnoise.data`
+    data            a folder, archive, array, table, text, list of strings, "emoji" or "digits"; see `fromnoise.data`
     out             the run folder, made new; by default runs/<data>-<time>
     size            side or (height, width) of pictures, frames before them of clips, seconds of sounds; or proposed
     columns         the data's columns to condition on; "size:number" says what one is
-    channels_first  arrays are (n, c, h, w); `axes` says what they are by a letter an axis, "nyx" (`data/fields.py`)
+    channels_first  and `axes` say how arrays are read, `fps` how folders of frames: see `fromnoise.data.scan`
     settings        overrides, each "a.b=value"
     resume          go on with the run in `out`, with its own settings but for `settings` and its length, or start it
     watch           called with every event and every line worth saying
@@ -92,7 +93,7 @@ def train(
     def reading(done: int, total: int) -> None:
         say(Reading(done=done, total=total))
 
-    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first, "axes": axes}
+    layout = layout_of(size, columns, channels_first=channels_first, axes=axes, fps=fps)
     if out is not None and resume and RunFolder(Path(out)).facts.exists():
         settings = [*settings, *of_length(seconds, steps)]
         prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
@@ -170,7 +171,7 @@ class Run:
         prompt: str | None = None,
         length: float | None = None,
         beginning: Example | None = None,
-        between: tuple[Example, Example] | None = None,
+        between: tuple[Example | None, Example] | None = None,
         loop: bool = False,
         whole: bool = False,
         seed: int = 0,
@@ -183,7 +184,7 @@ class Run:
                     with gaps, "In the ___"
         length      beyond the model's window: seconds of sound, pixels of a picture's width, frames of a clip
         beginning   a file or a raw example that samples go on from, for one more window unless `length` is given
-        between     two of them, the end of a clip and the start of another, that samples lead from and to
+        between     two of them, the end of a clip, or None, and the start of another, that samples lead from and to
         loop        whether the end of a sample runs on in its start
         whole       whether samples are whole scans, as long as the median one, out of a model of patches
         """
@@ -214,7 +215,7 @@ class Run:
         prompt: str | None = None,
         length: float | None = None,
         beginning: Example | None = None,
-        between: tuple[Example, Example] | None = None,
+        between: tuple[Example | None, Example] | None = None,
         loop: bool = False,
         whole: bool = False,
         seed: int = 0,
@@ -228,7 +229,7 @@ class Run:
             release,
             length=length,
             beginning=None if beginning is None else read(beginning),
-            between=None if between is None else (read(between[0]), read(between[1])),
+            between=between and (None if between[0] is None else read(between[0]), read(between[1])),
             loop=loop,
             whole=whole,
         )

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.codec import Physical, VideoCodec
+from fromnoise.codec import Moving, Physical
 from fromnoise.cond import Cond
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
@@ -110,7 +110,7 @@ def appraise(
         judgement = judgement.obeyed(obedience(told.columns, seen, told.cond(train.indices), ours, theirs, seed=seed))
         if isinstance(dataset.codec, Physical):
             judgement = judgement.measured(physics(*quantities(dataset.codec, samples.samples, held, train)))
-        if isinstance(release.codec, VideoCodec):
+        if isinstance(release.codec, Moving):
             new = replace(held, perceived=False)[np.arange(len(held))]
             judgement = judgement.moved(motion(_x0(dataset, samples.samples), new))
     legend = f": {release.codec.legend}" if release.codec.legend else ""

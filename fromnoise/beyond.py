@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fromnoise.codec import VideoCodec, VolumeCodec
+from fromnoise.codec import Moving, VolumeCodec
 from fromnoise.codec.medium import POSITION
 from fromnoise.extend import Extension, Places, extension
 from fromnoise.release import Release, parse_value
@@ -35,7 +35,7 @@ def beyond_window(
         return scans(release)
     if not longer:
         return None
-    if not isinstance(codec, VideoCodec):
+    if not isinstance(codec, Moving):
         if between is not None:
             raise FromNoiseError("Filling between is for clips, and of texts by a --prompt with gaps: leave it out.")
         return extension(codec, length=length, beginning=beginning, loop=loop)

@@ -50,6 +50,9 @@ ContinueOption = Annotated[
 BetweenOption = Annotated[
     tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two clips or pictures to lead from and to, in clips.")
 ]
+EndOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A clip or picture to lead to; with --continue what lies between.")
+]
 ColumnsOption = Annotated[
     str | None, typer.Option(help="Condition on these columns: a,b, or size:number to say what one is; none for none.")
 ]
@@ -59,6 +62,12 @@ AxesOption = Annotated[
     typer.Option(
         help="Axes of arrays: n examples, c channels, h w of pictures, t z y x of fields; nhw, nyx, tc.  Of TIFF of "
         "several pages: zyx for scans, hw for pictures."
+    ),
+]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Folders of numbered pictures are clips at this rate; 0 for pictures.  [default: by their names]"
     ),
 ]
 MovedOption = Annotated[
@@ -93,6 +102,7 @@ def train(
     columns: ColumnsOption = None,
     channels_first: ChannelsFirstOption = False,
     axes: AxesOption = None,
+    fps: FpsOption = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -114,6 +124,7 @@ def train(
             columns=parse_columns(columns),
             channels_first=channels_first,
             axes=axes,
+            fps=fps,
             settings=set_ or (),
             seed=seed,
             resume=resume,
@@ -140,6 +151,7 @@ def plan(
     columns: ColumnsOption = None,
     channels_first: ChannelsFirstOption = False,
     axes: AxesOption = None,
+    fps: FpsOption = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -157,6 +169,7 @@ def plan(
             columns=parse_columns(columns),
             channels_first=channels_first,
             axes=axes,
+            fps=fps,
             settings=set_ or (),
             seed=seed,
             watch=display,
@@ -181,6 +194,7 @@ def sample(
     frames: FramesOption = None,
     beginning: ContinueOption = None,
     between: BetweenOption = None,
+    end: EndOption = None,
     loop: Annotated[bool, typer.Option("--loop", help="Samples whose end runs on in their start.")] = False,
     whole: Annotated[bool, typer.Option("--whole", help="Whole scans, by a model of patches of them.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -200,11 +214,10 @@ def sample(
 
     out = out or _samples_of(run)
     loaded, conditions = api.load(run), parse_where(where)
+    beginning, ends = parse_ends(beginning, between, end)
     check_free(out)
     if strip is not None:
-        if strip.suffix.lower() != ".png":
-            raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
-        check_free(strip, "--strip", (".png",))
+        check_free(_png(strip), "--strip", (".png",))
     with counting("sampling", n) as progress:
         samples = loaded.generate(
             n,
@@ -215,7 +228,7 @@ def sample(
             prompt=prompt,
             length=asked_length(loaded.release.codec, seconds=seconds, width=width, frames=frames),
             beginning=beginning,
-            between=between,
+            between=ends,
             loop=loop,
             whole=whole,
             seed=seed,
@@ -228,6 +241,12 @@ def sample(
         with writing(strip):
             save_sheet(loaded.strip(seed=seed, where=conditions, prompt=prompt), strip)
         print(strip)
+
+
+def _png(strip: Path) -> Path:
+    if strip.suffix.lower() != ".png":
+        raise FromNoiseError(f"The strip is a PNG picture, not {strip}: write --strip {strip.with_suffix('.png')}.")
+    return strip
 
 
 def _samples_of(run: Path) -> Path:
@@ -284,13 +303,14 @@ def doctor(
     data: DataArgument,
     channels_first: ChannelsFirstOption = False,
     axes: AxesOption = None,
+    fps: FpsOption = None,
 ) -> None:
     """Say what is in DATA, what is wrong with it, and the remedy."""
     from fromnoise.data import diagnose, scan
     from fromnoise.display import counting
 
     with counting("reading", None) as progress:
-        listing = scan(data, channels_first=channels_first, axes=axes, progress=progress)
+        listing = scan(data, channels_first=channels_first, axes=axes, fps=fps, progress=progress)
         diagnosis = diagnose(listing, progress=progress)
     print(diagnosis)
 
@@ -318,6 +338,17 @@ def parse_columns(text: str | None) -> list[str] | None:
     if text is None:
         return None
     return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_ends(
+    beginning: Path | None, between: tuple[Path, Path] | None, end: Path | None
+) -> tuple[Path | None, tuple[Path | None, Path] | None]:
+    """(what samples go on from, what they lead from and to): an end with a beginning is what lies between."""
+    if end is None:
+        return beginning, between
+    if between is not None:
+        raise FromNoiseError("What --between names second is an end already: leave out --end.")
+    return None, (beginning, end)
 
 
 def parse_where(texts: list[str] | None) -> dict[str, str]:

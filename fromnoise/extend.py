@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fromnoise.codec import Codec, Extensible, VideoCodec
+from fromnoise.codec import Codec, Extensible, Moving
 from fromnoise.cond import Cond
 from fromnoise.data.blocks import starts as spread
 from fromnoise.denoise import Denoiser
@@ -159,7 +159,7 @@ def asked_length(codec: Codec, **given: float | None) -> float | None:
     if not asked:
         return None
     unit = extensible(codec).unit
-    if isinstance(codec, VideoCodec) and asked.keys() == {"seconds"}:
+    if isinstance(codec, Moving) and asked.keys() == {"seconds"}:
         return asked["seconds"] * float(Fraction(codec.rate))
     own = unit if unit in given else "width"
     if asked.keys() != {own}:

@@ -40,6 +40,7 @@ from fromnoise.prepare import (
     asked_precision,
     choose,
     in_one,
+    layout_of,
     make_ready,
     make_session,
     open_as,
@@ -163,6 +164,7 @@ def plan(
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
     axes: str | None = None,
+    fps: float | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
     watch: Watch | None = None,
@@ -176,7 +178,7 @@ def plan(
     begun = time.perf_counter() if begun is None else begun
     say = watch or (lambda event: None)
     seconds = parse_budget(DEFAULT_BUDGET) if budget is None and steps is None else seconds_of(budget, steps)
-    layout = {"size": size, "columns": columns and list(columns), "channels_first": channels_first, "axes": axes}
+    layout = layout_of(size, columns, channels_first=channels_first, axes=axes, fps=fps)
     dataset, decoding = _open(in_one(data), layout, lambda done, total: say(Reading(done=done, total=total)))
     # After decoding, whose memory a run does not take that finds the data in the cache.
     runtime = make_ready(asked_precision(settings))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fromnoise.beyond import beyond_window
 from fromnoise.build import build_grid, build_guidance, build_stepper
-from fromnoise.codec import Codec, TextCodec, VideoCodec
+from fromnoise.codec import Codec, Moving, TextCodec
 from fromnoise.cond import Cond
 from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
@@ -72,7 +72,7 @@ class Samples:
 
     def moving_sheet(self, most: int) -> bytes | None:
         """An animated PNG of the first samples, where they are clips."""
-        if not isinstance(self.codec, VideoCodec):
+        if not isinstance(self.codec, Moving):
             return None
         return moving(self.codec.moving(self.samples[:most]), Fraction(self.codec.rate))
 
@@ -250,7 +250,7 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Frames (h, w, c) of one clip without end, in memory that does not grow; they go on from a raw `beginning`."""
     codec = release.codec
-    if not isinstance(codec, VideoCodec):
+    if not isinstance(codec, Moving):
         raise FromNoiseError("A stream is of a model of clips, and this is none: use sample.")
     start = beyond_window(release, length=codec.frames if beginning is None else None, beginning=beginning)
     assert isinstance(start, Rolling)

@@ -97,6 +97,14 @@ def choose(
     return Choice(config=override(config, settings), facts=facts, speed=speed)
 
 
+def layout_of(
+    size: Size | None, columns: Sequence[str] | None, *, channels_first: bool, axes: str | None, fps: float | None
+) -> dict[str, Any]:
+    """How the user says that data are to be read, as run.json records it."""
+    columns = columns and list(columns)
+    return {"size": size, "columns": columns, "channels_first": channels_first, "axes": axes, "fps": fps}
+
+
 def in_one(data: Given) -> Source:
     """A list of strings as an array of them, anything else as it is."""
     return np.array(data, dtype=STRINGS) if isinstance(data, list) else data
@@ -207,7 +215,7 @@ def measure(dataset: Dataset) -> Facts:
 def open_as(
     data: Source | Listing, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
 ) -> Dataset:
-    """A data set the way a run reads it: size, columns and the axes of arrays, as run.json records them."""
+    """A data set the way a run reads it, as run.json records it."""
     listing = data
     if not isinstance(listing, Listing):
         listing = scan_as(listing, layout, progress)
@@ -240,8 +248,8 @@ def open_again(data: Source, layout: Mapping[str, Any], progress: Callable[[int,
 
 def scan_as(data: Source, layout: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> Listing:
     """What is in the data, by the same record."""
-    axes = layout.get("axes")
-    return scan(data, channels_first=layout["channels_first"], axes=axes, size=_size(layout), progress=progress)
+    given = {name: layout.get(name) for name in ("axes", "fps")}
+    return scan(data, channels_first=layout["channels_first"], size=_size(layout), progress=progress, **given)
 
 
 def _size(layout: Mapping[str, Any]) -> Size | None:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fromnoise.codec import VideoCodec
+from fromnoise.codec import Codec, Moving
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.process import add_noise
@@ -32,7 +32,7 @@ from fromnoise.types import FromNoiseError
 
 HAZE = 0.05
 Clip = Float[Tensor, "n c f h w"]
-Ends = tuple[np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray | None, np.ndarray]  # raw; without the first, clips lead to the last from anywhere
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +76,7 @@ def rolled(walk: Walk, blank: Clip, known: Float[Tensor, "n c a h w"] | None = N
 class Rolling:
     """Clips beyond a model's window, or with known ends: `codec` is theirs, `recipe` what makes them again."""
 
-    codec: VideoCodec
+    codec: Codec
     window: int
     first: Float[Tensor, "1 c a h w"] | None
     last: Float[Tensor, "1 c z h w"] | None
@@ -86,13 +86,14 @@ class Rolling:
         """x0 of n clips of the codec's length."""
         channels, total, *size = self.codec.shape
         first, last = (z if z is None else z.to(device).expand(n, *z.shape[1:]) for z in (self.first, self.last))
-        if first is not None and last is not None:
+        blank = torch.zeros(n, channels, self.window, *size, device=device)
+        if last is not None:
+            first = blank[:, :, :0] if first is None else first
             between = torch.zeros(n, channels, total - first.shape[2] - last.shape[2], *size, device=device)
             place = torch.arange(total, device=device)
             at = (place < first.shape[2]) | (place >= total - last.shape[2])
             return walk.window(0, torch.cat([first, between, last], 2), at)
         parts = [] if first is None else [first]
-        blank = torch.zeros(n, channels, self.window, *size, device=device)
         for new in rolled(walk, blank, first):
             parts.append(new)
             if sum(part.shape[2] for part in parts) >= total:
@@ -101,7 +102,7 @@ class Rolling:
 
 
 def rolling(
-    codec: VideoCodec,
+    codec: Moving,
     *,
     sees: str | None,
     length: float | None = None,
@@ -109,7 +110,7 @@ def rolling(
     between: Ends | None = None,
     loop: bool = False,
 ) -> Rolling:
-    """Clips of `length` frames that go on from a raw `beginning`, or lead from one clip to another.
+    """Clips of `length` frames that go on from a raw `beginning`, or lead from one clip to another, or to one.
 
     `sees` is what frames see of others (`net.frames`).  A beginning is followed by one window without a length; of two
     ends the last frames of the one and the first of the other are kept, a quarter of a window of each.  Raises
@@ -117,20 +118,26 @@ def rolling(
     """
     if loop or (beginning is not None and between is not None):
         raise FromNoiseError("Clips do not loop, and have one beginning: give --continue, --between or --frames alone.")
-    ends = [codec.beginning(raw) for raw in between or (() if beginning is None else (beginning,))]
-    if between is not None:
+    raws = (beginning, None) if between is None else between
+    first, last = (None if raw is None else codec.beginning(raw) for raw in raws)
+    if last is not None:
         if sees != "both":
-            raise FromNoiseError("This model sees only what came before: for --between train with net.frames=both.")
+            raise FromNoiseError(
+                "This model sees only what came before and leads to no end: for that train with net.frames=both."
+            )
         most = max(1, codec.frames // 4)
-        ends = [ends[0][:, :, -most:], ends[1][:, :, :most]]
-    known = sum(end.shape[2] for end in ends)
+        first, last = None if first is None else first[:, :, -most:], last[:, :, :most]
+    known = sum(end.shape[2] for end in (first, last) if end is not None)
+    if last is not None and known >= codec.frames:
+        raise FromNoiseError(
+            f"Clips of {codec.frames} frames have no room between two ends: train on longer ones, --size 16x32x32."
+        )
     length = (known + codec.frames if beginning is not None else codec.frames) if length is None else length
-    if not math.isfinite(length) or length < known + 1 or (between is not None and length > codec.frames):
-        most = f" to {codec.frames}" if between is not None else " or more"
+    if not math.isfinite(length) or length < known + 1 or (last is not None and length > codec.frames):
+        most = " or more" if last is None else f" to {codec.frames}"
         raise FromNoiseError(f"Clips of {length:g} frames cannot be made here: ask for --frames {known + 1}{most}.")
     recipe: dict[str, object] = {"length": length}
-    for name, raw in zip(("beginning", "end"), between or (beginning,), strict=False):
+    for name, raw in zip(("beginning", "end"), raws, strict=True):
         if raw is not None:
             recipe[name] = blake2b(np.ascontiguousarray(raw).data, digest_size=8).hexdigest()
-    first, last = [*ends, None, None][:2]
     return Rolling(codec=codec.extended(length, "free"), window=codec.frames, first=first, last=last, recipe=recipe)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fromnoise.codec.codec import Codec, Divisible, Extensible, Physical
+from fromnoise.codec.codec import Codec, Divisible, Extensible, Moving, Physical
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
-from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Sharing, Size
+from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Scalable, Sharing, Size
 from fromnoise.codec.sound import SoundCodec
 from fromnoise.codec.text import TextCodec
 from fromnoise.codec.video import VideoCodec
@@ -34,8 +34,10 @@ __all__ = [
     "Header",
     "ImageCodec",
     "Medium",
+    "Moving",
     "Physical",
     "Rows",
+    "Scalable",
     "Sharing",
     "Size",
     "SoundCodec",

@@ -125,6 +125,23 @@ class Extensible(Protocol):
 
 
 @runtime_checkable
+class Moving(Extensible, Protocol):
+    """What an `Extensible` is besides where samples are pictures one after the other, and x0 is (c, frames, h, w)."""
+
+    @property
+    def rate(self) -> str:
+        """Frames a second, a fraction such as "30000/1001"."""
+        ...
+
+    @property
+    def frames(self) -> int: ...
+
+    def moving(self, samples: np.ndarray) -> np.ndarray:
+        """Samples as frames to look at (n, frames, h, w, 3) uint8."""
+        ...
+
+
+@runtime_checkable
 class Physical(Protocol):
     """What a `Codec` is besides where values are quantities, whose spectrum and histogram mean something."""
 

@@ -112,7 +112,7 @@ class ImageCodec:
     def _stored(self, raw: np.ndarray) -> np.ndarray:
         """(…, h, w, c) of the codec's size, or one image (h, w, c) of another."""
         if raw.shape[-1] != self.channels:
-            raw = _convert(raw, self.channels)
+            raw = convert(raw, self.channels)
         raw = _deepen(raw, self.dtype)
         same_size = raw.shape[-3:-1] == (self.height, self.width)
         if same_size and not self.alpha:
@@ -221,7 +221,7 @@ def _deepen(raw: np.ndarray, dtype: str) -> np.ndarray:
     return raw.astype(np.uint16) * np.uint16(257) if dtype == "uint16" and raw.dtype == np.uint8 else raw
 
 
-def _convert(raw: np.ndarray, channels: int) -> np.ndarray:
+def convert(raw: np.ndarray, channels: int) -> np.ndarray:
     """Between grey, grey-alpha, RGB and RGBA; alpha that the target lacks is laid over white."""
     assert raw.dtype in (np.uint8, np.uint16) and max(raw.shape[-1], channels) <= 4, (raw.shape, raw.dtype, channels)
     white = np.iinfo(raw.dtype).max

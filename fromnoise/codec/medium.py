@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -115,6 +115,17 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int, /) -> np.ndarray: ...
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """Raw examples by number that are read as a codec needs them, since whole they may not fit into memory."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int, codec: Any, /) -> np.ndarray:
+        """As `Medium.read`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,16 +1,8 @@
 """Video files: what is known of one without its pictures, the frames themselves, and frames written with their recipe.
 
-MP4, MOV, AVI, Matroska and WebM are read by FFmpeg (PyAV); animated WebP and GIF by Pillow.  A file says when each of
-its frames begins, in whole ticks of its own clock, so that 12 frames a second stand at 0, 83, 167 ms.  The rate is read
-from these times: frame j begins at k_j periods P, k_j whole, which leaves P the interval
-
-    ∩_j [(t_j - 1)/k_j, (t_j + 1)/k_j]    in ticks,
-
-and of the rates in it the one the file names, or else the simplest fraction, is meant.  An animated picture holds a
-frame that stays for several periods once; where the interval is empty the rate varies.
-
-Written are MP4 (H.264), WebM (VP9) and animated WebP (without loss), with the recipe as JSON in the comment, in WebP in
-EXIF's ImageDescription.
+MP4, MOV, AVI, Matroska and WebM are read by FFmpeg (PyAV); animated WebP and GIF by Pillow.  The rate is read from when
+frames begin (`timing.py`).  Written are MP4 (H.264), WebM (VP9) and animated WebP (without loss), with the recipe as
+JSON in the comment, in WebP in EXIF's ImageDescription.
 """
 
 from __future__ import annotations
@@ -28,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from fromnoise.codec.recipe import read_by, written
+from fromnoise.codec.timing import Timing, seen, timing
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 from fromnoise.types import Shape
 
@@ -36,10 +29,8 @@ INSTALL = "pip install 'fromnoise[video]'"
 MAX_PIXELS = 8192 * 8192  # of a frame
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _BLINK, _SLOW = 10, 100  # ms: delays of up to the one are shown as the other, as browsers do
-_STEADY = 1.01  # ticks that a frame of a constant rate may be off its time
-_LATE = 0.4  # of the shorter of two periods
 _WHOLE, _SHORT = 0.98, 0.2  # of its length and in seconds: what a file may end earlier than it says
-_FINEST = 1001  # the largest denominator of a rate
+_OPACITY = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders by codec
 _WRITTEN = {"mp4": ("libx264", {"crf": "12"}), "webm": ("libvpx-vp9", {"crf": "12", "b": "0", "row-mt": "1"})}
 
 
@@ -48,7 +39,8 @@ class VideoHeader:
     """What is known of a clip without its frames, upright.
 
     `rate` is frames a second, a fraction such as "25" or "30000/1001"; `frames` counts them at that rate.  `animated`
-    says that it is an animated picture, `variable` that frames do not come at constant times.
+    says that it is an animated picture, `stills` a folder of still ones, `variable` that frames do not come at constant
+    times.
     """
 
     frames: int
@@ -59,6 +51,7 @@ class VideoHeader:
     alpha: bool
     animated: bool = False
     variable: bool = False
+    stills: bool = False
 
     @property
     def size(self) -> Shape:
@@ -77,19 +70,6 @@ class VideoHeader:
     @property
     def dtype(self) -> str:
         return "uint8"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """When frames begin, in seconds, the end of the last as one more, and the rate that this makes."""
-
-    times: np.ndarray
-    rate: Fraction
-    variable: bool
-
-    @property
-    def frames(self) -> int:
-        return max(1, round(self.times[-1] * self.rate))
 
 
 def sniff(head: bytes) -> bool:
@@ -135,42 +115,10 @@ def decode(data: bytes, rate: Fraction, at_least: tuple[int, int]) -> np.ndarray
     return np.stack(kept)
 
 
-def seen(times: np.ndarray, rate: Fraction) -> np.ndarray:
-    """(n,) the places of the frames seen at k/rate, k = 0 … n-1, when frames begin at times[:-1], from 0 on."""
-    count = max(1, round(float(times[-1] * rate)))
-    # Somewhat late, so that times that were rounded do not show the frame before.
-    moments = np.arange(count) / float(rate) + _LATE * min(1 / float(rate), np.diff(times).min())
-    return np.searchsorted(times[:-1], moments, side="right").clip(1) - 1
-
-
-def timing(ticks: Sequence[int], tick: Fraction, named: Fraction | None = None) -> Timing:
-    """The rate of frames that begin at `ticks`, the end of the last among them, as the module's docstring says."""
-    at = np.asarray(ticks, dtype=np.float64) - ticks[0]
-    apart = np.diff(at)
-    period = float(np.median(apart))
-    if period <= 0:
-        raise Unreadable("has no times at which its frames are shown: export it again")
-    # The shortest stay of frames that stay for one period; those that stay longer are whole numbers of it.
-    period = float(np.median(apart[apart < 1.5 * max(apart.min(), 1.0)]))
-    place = np.cumsum(np.rint(apart / period).clip(1))
-    low, high = ((at[1:] - _STEADY) / place).max(), ((at[1:] + _STEADY) / place).min()
-    variable = bool(low > high)
-    if variable:
-        rate = 1 / (Fraction(period).limit_denominator(_FINEST) * tick)
-    elif (apart % apart.min() == 0).all():
-        rate = 1 / (int(apart.min()) * tick)
-    else:
-        rate = _simplest(1 / (Fraction(high) * tick), 1 / (Fraction(max(low, period / 2)) * tick), named)
-    return Timing(times=at * float(tick), rate=rate, variable=variable)
-
-
-def _simplest(low: Fraction, high: Fraction, named: Fraction | None) -> Fraction:
-    """`named` if it lies between the two, else the fraction of least denominator that does."""
-    if named is not None and low <= named <= high:
-        return named
-    middle = (low + high) / 2
-    fractions = (middle.limit_denominator(d) for d in range(1, _FINEST))
-    return next((f for f in fractions if low <= f <= high), middle.limit_denominator(_FINEST))
+def shrunk(height: int, width: int, at_least: tuple[int, int]) -> tuple[int, int]:
+    """The size that a frame comes in: smaller than its own, but no smaller than twice what covers `at_least`."""
+    scale = min(1.0, 2 * max(at_least[0] / height, at_least[1] / width))
+    return math.ceil(height * scale), math.ceil(width * scale)
 
 
 def _is_picture(data: bytes) -> bool:
@@ -254,7 +202,7 @@ def _probe_video(data: bytes) -> VideoHeader:
     try:
         time, cut = _times(data)
         with av.open(io.BytesIO(data)) as file:
-            first = next(file.decode(video=0), None)
+            first = next(_shown(file), None)
     except av.FFmpegError as error:
         raise Unreadable(f"not a readable video ({reason(error)}): export it again as MP4") from error
     if first is None:
@@ -309,22 +257,35 @@ def _cut(file, held: int, promised: int, packets: Sequence) -> str:
 def _video(data: bytes, at_least: tuple[int, int]) -> tuple[np.ndarray, Iterator]:
     def frames() -> Iterator:
         with _av().open(io.BytesIO(data)) as file:
-            for frame in file.decode(video=0):
+            for frame in _shown(file):
                 yield lambda frame=frame: _upright(frame, at_least)
 
     return _times(data)[0].times, frames()
 
 
+def _shown(file) -> Iterator:
+    """The frames of an open video, PyAV's; of WebM with their opacity, which FFmpeg's own decoders leave out."""
+    stream = file.streams.video[0]
+    seeing = _OPACITY.get(stream.codec_context.name)
+    if seeing is None or {name.lower(): value for name, value in stream.metadata.items()}.get("alpha_mode") != "1":
+        yield from file.decode(stream)
+        return
+    try:
+        decoder = _av().CodecContext.create(seeing, "r")
+    except ValueError as error:
+        raise Unreadable(f"has opacity, which this PyAV was built without {seeing} for: {INSTALL}") from error
+    for packet in file.demux(stream):  # the last one is empty, which makes the decoder give what it holds back
+        yield from decoder.decode(packet)
+
+
 def _upright(frame, at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """A frame of PyAV as (h, w, c), turned as it says; smaller, but no smaller than twice what covers `at_least`."""
+    """A frame of PyAV as (h, w, c), turned as it says, `shrunk`."""
     format, turns = frame.format, round(frame.rotation / 90) % 4
     alpha = any(part.is_alpha for part in format.components)
     kind = "rgba" if alpha else "gray" if len(format.components) == 1 and not format.has_palette else "rgb24"
     height, width = frame.height, frame.width
     if at_least is not None:
-        target = at_least if turns % 2 == 0 else at_least[::-1]
-        scale = min(1.0, 2 * max(target[0] / height, target[1] / width))
-        height, width = math.ceil(height * scale), math.ceil(width * scale)
+        height, width = shrunk(height, width, at_least if turns % 2 == 0 else at_least[::-1])
     pixels = frame.to_ndarray(format=kind, width=width, height=height, interpolation="AREA")
     return np.ascontiguousarray(np.rot90(pixels if pixels.ndim == 3 else pixels[..., None], turns))
 

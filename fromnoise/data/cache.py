@@ -147,6 +147,7 @@ def open_dataset(
     columns: Sequence[str] | None = None,
     channels_first: bool = False,
     axes: str | None = None,
+    fps: float | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -154,15 +155,21 @@ def open_dataset(
 
     `size` of images follows data/size.py: None proposes, a number is the shorter side, a pair is (height, width); of
     sounds it is seconds, of text the most symbols of a window.  `columns` names the conditions, if need be with what
-    they are ("size:number"); None takes what `columns.choose` proposes.  `channels_first` and `axes` say how arrays are
-    read (`fields.py`).  `cache_dir` defaults to the user's cache
-    directory.  `progress` is called with (done, in all) while scanning and decoding.
+    they are ("size:number"); None takes what `columns.choose` proposes.  `channels_first`, `axes` and `fps` are
+    those of `scan`.  `cache_dir` defaults to the user's cache directory.  `progress` is called with (done, in all)
+    while scanning and decoding.
     Raises FromNoiseError where nothing usable is found, a column does not exist, or the cache cannot be written.
     """
     listing = source
     if not isinstance(listing, Listing):
         listing = scan(
-            listing, channels_first=channels_first, axes=axes, size=size, cache_dir=cache_dir, progress=progress
+            listing,
+            channels_first=channels_first,
+            axes=axes,
+            fps=fps,
+            size=size,
+            cache_dir=cache_dir,
+            progress=progress,
         )
     listing = with_folders(listing, columns or ())
     profiles = columns_.roles(listing.items.columns, listing.profiles, columns or ())

@@ -11,7 +11,7 @@ import json
 import posixpath
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,9 +20,10 @@ from typing import Any
 
 from fromnoise.codec import Medium, Sharing
 from fromnoise.codec.medium import HEAD
-from fromnoise.data import table
+from fromnoise.data import frames, table
 from fromnoise.data.documents import decode
 from fromnoise.data.fields import Axes
+from fromnoise.data.frames import Clips
 from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
 from fromnoise.data.splits import NAMES
 from fromnoise.data.stack import is_array
@@ -53,7 +54,8 @@ _LOOKED = 32  # by how many files it is decided whose a shared ending is
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """The files of a tree by kind; `examples`, all of `medium`, are places among its entries; `notes` are sentences."""
+    """The files of a tree by kind; `examples`, all of `medium`, are places among its entries, frames where there are
+    `clips`; `notes` are sentences."""
 
     medium: Medium[Any, Any]
     examples: array
@@ -62,13 +64,15 @@ class Kinds:
     captions: dict[str, int] = field(default_factory=dict)
     skipped: list[Skipped]
     notes: list[str] = field(default_factory=list)
+    clips: Clips | None = None
 
 
-def sort(tree: Tree, axes: Axes | None = None) -> Kinds:
+def sort(tree: Tree, axes: Axes | None = None, fps: float | None = None) -> Kinds:
     """The files by kind; a `.txt` beside an example of the same stem is its caption.
 
     Any other text is a note, unless there are no other examples: then it is what the set is made of.  Axes that are
-    asked for say whose shared endings are: those of pictures the picture's, three of space the other medium's.
+    asked for say whose shared endings are: those of pictures the picture's, three of space the other medium's.  `fps`
+    is that of `scan`.
     """
     found = {name: array("q") for name in MEDIA}
     endings = {ending: name for name, medium in MEDIA.items() for ending in medium.suffixes}
@@ -112,15 +116,40 @@ def sort(tree: Tree, axes: Axes | None = None) -> Kinds:
         arrays = []
     examples = found[medium.name]
     kinds = Kinds(medium=medium, examples=examples, arrays=arrays, tables=tables, skipped=skipped, notes=notes)
-    stems = {_stem(tree.entries.names[place]) for place in examples} if texts else set()
+    kinds, stems = _in_clips(tree, kinds, texts, fps)
     for place in texts:
         name = tree.entries.names[place]
         if suffix(name) == ".txt" and _stem(name) in stems and tree.entries.sizes[place] <= _CAPTION_LIMIT:
             kinds.captions[_stem(name)] = place
         else:
             why = "a note, not an example" if _is_note(name) else "a note: no example of the same name is beside it"
-            skipped.append(Skipped(name=name, reason=why))
+            kinds.skipped.append(Skipped(name=name, reason=why))
     return kinds
+
+
+def _in_clips(tree: Tree, kinds: Kinds, texts: Iterable[int], fps: float | None) -> tuple[Kinds, Collection[str]]:
+    """The same with pictures as frames of clips, where they are (`frames.py`), and what captions are called.
+
+    Raises FromNoiseError where a rate is asked for and there are none.
+    """
+    names, found = tree.entries.names, (None, [], [])
+    stems = {_stem(names[place]) for place in kinds.examples} if texts else set()
+    if fps is None and any(_stem(names[place]) in stems for place in texts):
+        fps = 0  # frames are not described one by one
+    if kinds.medium is IMAGE and len(kinds.examples):
+        found = frames.find(tree, kinds.examples, fps)
+    clips, others, notes = found
+    if fps and not (clips and clips.folders):
+        raise FromNoiseError(
+            f"{tree.name} holds no folders of numbered pictures, which alone have --fps: leave it out."
+        )
+    if clips is None:
+        return replace(kinds, notes=[*kinds.notes, *notes]), stems
+    why = "an array, and most of the set is folders of frames: train on it by itself"
+    left = [Skipped(name=entry.name, reason=why) for entry in kinds.arrays]
+    places = array("q", sorted(place for one in clips.folders.values() for place in one.places.tolist()))
+    kinds = replace(kinds, clips=clips, examples=places, arrays=[], skipped=[*kinds.skipped, *others, *left])
+    return kinds, clips.folders.keys()
 
 
 def _runs(tree: Tree) -> tuple[frozenset[int], list[Skipped], list[str]]:
@@ -223,7 +252,7 @@ def captions(
     assumed in reading the first of the others to `notes`."""
     column, assumed = Growing(), []
     for row, name in enumerate(names if kinds.captions else ()):
-        place = kinds.captions.get(_stem(name))
+        place = kinds.captions.get(name if kinds.clips else _stem(name))
         if place is not None:
             entry = tree.entries[place]
             try:
@@ -238,8 +267,9 @@ def captions(
 
 
 def tables(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> list[tuple[str, Table]]:
-    """The tables that name files of the tree; the others, and the files that they miss, go to `skipped`."""
-    names = {*tree.entries.names, *(file.name for file in tree.skipped)} if kinds.tables else set()
+    """The tables that name files or clips of the tree; the others, and the files that they miss, go to `skipped`."""
+    clips = kinds.clips.folders if kinds.clips else ()
+    names = {*tree.entries.names, *clips, *(file.name for file in tree.skipped)} if kinds.tables else set()
     found = []
     for entry in kinds.tables:
         try:

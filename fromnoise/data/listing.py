@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fromnoise.codec import Codec, Header, Medium
+from fromnoise.codec import Codec, Header, Medium, Scalable
 from fromnoise.data.columns import Profile
 from fromnoise.data.splits import distinct
 from fromnoise.data.stack import Stack
@@ -152,7 +152,8 @@ class Listing:
         """An example as `codec.store` takes it.  Raises Unreadable with the reason."""
         stack, row = int(self.items.stack[place]), int(self.items.row[place])
         if stack != FILE:
-            return np.asarray(self.stacks[stack].pixels[row])
+            pixels = self.stacks[stack].pixels
+            return pixels.read(row, codec) if isinstance(pixels, Scalable) else np.asarray(pixels[row])
         assert self.tree is not None, "an entry lies in a tree"
         return self.medium.read(read(self.tree, self.tree.entries[row]), self.header(place), codec)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec import CODECS, Codec, Medium, VideoCodec, videofile
+from fromnoise.data import frames
 from fromnoise.data.fields import Fields
 from fromnoise.data.image import Images
 from fromnoise.data.sound import Sounds
@@ -16,9 +17,9 @@ from fromnoise.data.volume import Volumes
 from fromnoise.data.writing import Writings
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 
-IMAGE, TEXT, FIELD = Images(), Writings(), Fields()
+IMAGE, TEXT, FIELD, VIDEO = Images(), Writings(), Fields(), Videos()
 MEDIA: dict[str, Medium[Any, Any]] = {
-    medium.name: medium for medium in (IMAGE, Sounds(), Videos(), TEXT, FIELD, Volumes())
+    medium.name: medium for medium in (IMAGE, Sounds(), VIDEO, TEXT, FIELD, Volumes())
 }
 
 
@@ -32,15 +33,17 @@ def add_medium(medium: Medium[Any, Any]) -> None:
 
 
 def read_as(path: Path, codec: Codec) -> np.ndarray:
-    """One file as a raw example for `codec`; a picture is a clip of one frame.
+    """One file as a raw example for `codec`; a picture is a clip of one frame, and a folder of numbered ones a clip.
 
     Raises FromNoiseError where it cannot be read as that.
     """
     medium = MEDIA[str(codec.to_json()["kind"])]
     try:
+        if isinstance(codec, VideoCodec) and path.is_dir():
+            return frames.clip_in(path, codec)
         data = path.read_bytes()
         if isinstance(codec, VideoCodec) and IMAGE.sniff(data[:16]) and not videofile.animated(data):
-            return IMAGE.read(data, IMAGE.probe(data), codec.image)[None]
+            return frames.frame(data, codec.image)[None]
         return medium.read(data, medium.probe(data), codec)
     except OSError as error:
         raise FromNoiseError(f"Cannot read {path} ({reason(error)}): give another file.") from error

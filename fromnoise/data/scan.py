@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec import Gathered, Gathering, Medium, Size
-from fromnoise.data import columns, files, pairs, table
+from fromnoise.data import columns, files, frames, pairs, table
 from fromnoise.data.arrays import Arrays, Reading, in_memory, rows
-from fromnoise.data.fields import parse_axes
+from fromnoise.data.fields import Axes, parse_axes
 from fromnoise.data.files import Kinds
 from fromnoise.data.gathered import Contents, items_of, stack_of, without_names
 from fromnoise.data.index import Index, index_file, load_index, save_index
 from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
-from fromnoise.data.media import IMAGE, TEXT, formats
+from fromnoise.data.media import IMAGE, TEXT, VIDEO, formats
 from fromnoise.data.names import of_names
 from fromnoise.data.splits import BY_NAMES, OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack
@@ -48,6 +48,7 @@ def scan(
     *,
     channels_first: bool = False,
     axes: str | None = None,
+    fps: float | None = None,
     size: Size | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -55,7 +56,8 @@ def scan(
     """Lists a folder, archive, file, table, bundled set (`emoji`, `digits`), array (n, h, w[, c]) or strings (n,).
 
     `channels_first` and `axes` say how arrays are read, where the rule of `fields.py` would not; TIFF of several pages
-    are scans by `axes` of `zyx`, and pictures by `hw`;
+    are scans by `axes` of `zyx`, and pictures by `hw`; `fps` says that folders of numbered pictures are clips of so
+    many frames a second, or 0 that they are none, where `frames.py` would not;
     `size` is what `open_dataset` will be asked for, since what an example is may depend on it.
     `progress` is called with (files or rows done, in all).  Raises FromNoiseError where nothing usable is found.
     """
@@ -64,17 +66,10 @@ def scan(
         return _in_memory(source, reading, progress)
     skipped, stacks = list[Skipped](), list[Stack]()
     path = _path(source)
-    if os.path.isfile(path) and path.suffix.lower() in table.SUFFIXES:
-        tree, tables = files.from_table(path, skipped)
-        kinds = files.sort(tree, reading.axes)
-    else:
-        tree = open_tree(path)
-        kinds = files.sort(tree, reading.axes)
-        tables = files.tables(tree, kinds, skipped)
-    skipped += [*tree.skipped, *kinds.skipped]
+    tree, kinds, tables = _sorted(path, reading.axes, fps, skipped)
     notes = [*kinds.notes, *(note for _, one in tables for note in one.notes)]
     medium = kinds.medium
-    maps = _maps(tree, kinds, tables) if medium is IMAGE else {}
+    maps = _maps(tree, kinds, tables) if medium is IMAGE and not kinds.clips else {}
     if maps:
         kinds = _without(tree, kinds, pairs.taken(maps))
     if isinstance(medium, Gathering) and len(kinds.examples):
@@ -97,11 +92,38 @@ def scan(
     found = look_at_files(tree, kinds.examples, medium, known, skipped, progress)
     _remember(file, known, tree, medium, found, of_rows)
     own = [tree.entries.names[row] for row in found.row]
+    if kinds.clips:
+        medium, (found, clips, left, told) = VIDEO, frames.join(tree, kinds.clips, found, tables)
+        stacks, own = [clips], clips.names
+        skipped += left
+        notes += told
     captions = files.captions(tree, kinds, own, skipped, notes)
     known = _joined(_described(found, own, captions, bool(tables)), own, tables)
     of_maps = {column: Texts.of(of.get(name, "") for name in own) for column, of in maps.items()}
     parts.append(replace(known, columns={**known.columns, **of_maps}))
     return _listing(str(source), medium, parts, skipped, tree, stacks, notes, maps)
+
+
+def _sorted(
+    path: Path, axes: Axes | None, fps: float | None, skipped: list[Skipped]
+) -> tuple[Tree, Kinds, list[tuple[str, Table]]]:
+    """The tree at a path, its files by kind, and the tables among them."""
+    if os.path.isfile(path) and path.suffix.lower() in table.SUFFIXES:
+        tree, tables = files.from_table(path, skipped)
+        kinds = files.sort(tree, axes, fps or 0)
+    else:
+        tree = open_tree(path)
+        kinds = files.sort(tree, axes, fps)
+        tables = files.tables(tree, kinds, skipped)
+    if kinds.clips and frames.described(kinds.clips, tables):
+        if fps is None:
+            kinds = files.sort(tree, axes, 0)
+        else:
+            kinds.notes.append(
+                "a table describes frames, and clips take what it says of their folders: name these in it."
+            )
+    skipped += [*tree.skipped, *kinds.skipped]
+    return tree, kinds, tables
 
 
 def _path(source: str | Path) -> Path:

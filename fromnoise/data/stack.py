@@ -21,7 +21,7 @@ from typing import cast
 
 import numpy as np
 
-from fromnoise.codec import Header, Rows
+from fromnoise.codec import Header, Rows, Scalable
 from fromnoise.data.containers import SUFFIXES, Array, open_container
 from fromnoise.data.image import MAX_CHANNELS
 from fromnoise.data.image import Header as PictureHeader
@@ -48,7 +48,7 @@ class Stack:
     those that they are from, where the names of files are not looked at by themselves.
     """
 
-    pixels: np.ndarray | Rows
+    pixels: np.ndarray | Rows | Scalable
     name: str
     header: Header | None = None
     key: str = ""

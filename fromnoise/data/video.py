@@ -1,13 +1,15 @@
 """Videos as a medium: the rules by which a folder of clips becomes one set.
 
-clips       videos, and WebP and GIF where a quarter of them or more are animated; the still ones are left out
+clips       videos, and WebP and GIF where a quarter of them or more are animated; the still ones are left out; folders
+            of frames by the rule of `frames.py`
 rate        the most common one, the higher of two, divided by the whole number that brings it to at most `QUICKEST`
             frames a second; of other clips, and of those of no constant rate, the frames that are seen at these times
             are taken
 window      `WINDOW` frames, fewer where nine clips of ten are shorter, or as asked; longer clips show a random part at
             every step, shorter ones stand still at their end
 size        the rule of pictures (`size.py`) with a longest side of `SIDE`: a clip is many pictures
-files       samples are MP4; animated WebP, without loss, where most clips are animated pictures or any has opacity
+files       samples are MP4; animated WebP, without loss, where most clips are animated pictures, all are folders of
+            frames, or any has opacity
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class Videos:
             channels=max(modes),
             alpha=max(modes) == 4,
             animated=kinds[True] >= kinds[False],
+            stills=any(header.stills for header in headers),
         ), notes
 
     def choose(
@@ -125,7 +128,7 @@ class Videos:
 
 
 def _container(common: VideoHeader) -> videofile.Container:
-    return "webp" if common.animated or common.alpha else "mp4"
+    return "webp" if common.animated or common.stills or common.alpha else "mp4"
 
 
 def _window(codec: VideoCodec, counts: np.ndarray) -> str:

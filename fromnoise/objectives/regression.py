@@ -23,7 +23,8 @@ from fromnoise.rng import Rng
 from fromnoise.target import Target, readout
 from fromnoise.types import Data, Shape, Time
 
-TOGETHER, APART = 0.4, 0.3
+TOGETHER, APART = 0.4, 0.3  # of all examples
+BEGUN, BOUND = 0.4, 0.4  # of those with known ends
 
 
 @runtime_checkable
@@ -105,16 +106,18 @@ def levels_apart(density: Density, t: Time, shape: Shape, axes: tuple[int, ...],
     """Noise levels along `axes` of data of `shape`, for a model of the whole, of what goes on and of what lies between.
 
     Of the examples `TOGETHER` keep their one level t; `APART` have one each index, independently (diffusion forcing,
-    Chen et al. 2024); of the others the first indices of the first of the axes are known, t = 0, in half of them the
-    last ones too, and the rest is at t.
+    Chen et al. 2024).  Of the others some indices of the first of the axes are known, t = 0, and the rest is at t: in
+    `BEGUN` of them the first ones, in `BOUND` the first and the last, in what is left the last ones alone.
     """
     size = tuple(n if i - 2 in axes or i == 0 else 1 for i, n in enumerate(shape))
     n, one = shape[2 + axes[0]], (len(t), *(1,) * (len(shape) - 1))
     each = density.quantile(rng.uniform(size, like=t))
-    kind, first, both, last = (u.reshape(one) for u in rng.uniform((len(t), 4), like=t).unbind(1))
+    kind, first, which, last = (u.reshape(one) for u in rng.uniform((len(t), 4), like=t).unbind(1))
     place = torch.arange(n).reshape(-1, *(1,) * (len(shape) - 3 - axes[0]))
-    begun = 1 + (first * (n - 1)).floor()
-    ended = torch.where(both < 0.5, (last * (n - begun)).floor(), 0)  # so that one index is unknown
+    alone = (which >= BEGUN + BOUND).to(t)
+    begun = (1 - alone) * (1 + (first * (n - 1)).floor())
+    # So that one index is unknown in any case.
+    ended = (which >= BEGUN) * (alone + (last * (n - begun - alone)).floor())
     known = torch.where((place < begun) | (place >= n - ended), 0.0, t)
     return torch.where(kind < TOGETHER, t, torch.where(kind < TOGETHER + APART, each, known))
 
