@@ -110,7 +110,7 @@ def guidance(facts: Facts) -> SampleConfig:
     """
     asked = any(column.name != GROUP for column in facts.columns)
     if asked and facts.examples < MANY:
-        return SampleConfig(guidance=5.0 if facts.examples < FEW else 3.0, reference="null", guidance_low=-3.0)
+        return SampleConfig(guidance=5.0 if facts.examples < FEW else 2.0, reference="null", guidance_low=-3.0)
     return SampleConfig(guidance=2.0, reference="weak", guidance_low=-3.0)
 
 
