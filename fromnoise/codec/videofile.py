@@ -285,7 +285,7 @@ def _upright(frame, at_least: tuple[int, int] | None = None) -> np.ndarray:
     kind = "rgba" if alpha else "gray" if len(format.components) == 1 and not format.has_palette else "rgb24"
     height, width = frame.height, frame.width
     if at_least is not None:
-        height, width = shrunk(height, width, at_least if turns % 2 == 0 else at_least[::-1])
+        height, width = shrunk(height, width, at_least if turns % 2 == 0 else (at_least[1], at_least[0]))
     pixels = frame.to_ndarray(format=kind, width=width, height=height, interpolation="AREA")
     return np.ascontiguousarray(np.rot90(pixels if pixels.ndim == 3 else pixels[..., None], turns))
 

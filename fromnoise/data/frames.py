@@ -101,7 +101,7 @@ def frame(data: bytes, codec: ImageCodec) -> np.ndarray:
     pixels = image.decode(data, header, at_least)
     pixels = np.rint(pixels / 257).astype(np.uint8) if header.dtype == "uint16" else pixels
     pixels = convert(pixels, codec.channels)
-    height, width = shrunk(*pixels.shape[:2], at_least)
+    height, width = shrunk(pixels.shape[0], pixels.shape[1], at_least)
     if (height, width) == pixels.shape[:2]:
         return pixels
     small = Image.fromarray(pixels.squeeze(2) if codec.channels == 1 else pixels)
