@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from fromnoise.config import OptimConfig
+
 # Quintic coefficients of Jordan et al.: steep at zero, so that five iterations carry small singular values near 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -114,16 +116,22 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
-def schedule(progress: float, step: int, *, warmup_steps: int, decay_from: float) -> float:
+def schedule(progress: float, step: int, optim: OptimConfig) -> float:
     """The learning-rate multiplier: a linear warm-up, then 1, then a cosine from progress `decay_from` to 0 at 1.
 
+    Another brings it to `drop_to` at `drop_at`, from half of that on, so that what is learned after begins with settled
+    weights.
     `progress` is the part of the run that is done, in steps or in time, so a budget in minutes decays as one in steps.
     """
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    if progress <= decay_from:
-        return warm
-    done = min(1.0, (progress - decay_from) / (1 - decay_from))
-    return warm * 0.5 * (1 + math.cos(math.pi * done))
+    warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
+    high = eased(progress, optim.drop_at / 2, optim.drop_at)
+    return warm * (high + (1 - high) * optim.drop_to) * eased(progress, optim.decay_from, 1.0)
+
+
+def eased(progress: float, start: float, end: float) -> float:
+    """1 until `start`, 0 from `end` on, half a cosine between."""
+    done = (progress - start) / (end - start) if end > start else float(progress >= end)
+    return 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

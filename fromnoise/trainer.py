@@ -164,8 +164,7 @@ class Trainer:
                 consecutive=self.consecutive,
             )
         self.consecutive = 0
-        rate = schedule(progress, updates, warmup_steps=optim.warmup_steps, decay_from=optim.decay_from)
-        rate *= 0.5**self.position.rollbacks * (optim.drop_to if progress >= optim.drop_at else 1.0)
+        rate = schedule(progress, updates, optim) * 0.5**self.position.rollbacks
         set_lr(self.optimizer, rate)
         self.optimizer.step()
         self.ema.update(updates + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from fromnoise.config import OptimConfig
 from fromnoise.optim import make_optimizer, orthogonal, pack_optimizer, schedule, set_lr, unpack_optimizer
 
 
@@ -151,7 +153,7 @@ def test_one_factor_sets_all_rates_and_zero_stops_everything():
 @given(st.floats(0, 0.95), st.integers(0, 200), st.integers(1, 5000))
 def test_the_schedule_warms_up_stays_and_ends_at_zero(decay_from, warmup, total):
     def factor(step: int) -> float:
-        return schedule(step / total, step, warmup_steps=warmup, decay_from=decay_from)
+        return schedule(step / total, step, OptimConfig(warmup_steps=warmup, decay_from=decay_from))
 
     factors = [factor(n) for n in range(0, total + 1, max(1, total // 50))]
     assert all(0 <= f <= 1 for f in factors)
@@ -160,3 +162,16 @@ def test_the_schedule_warms_up_stays_and_ends_at_zero(decay_from, warmup, total)
     if start <= middle:
         assert factor(middle) == 1
     assert factor(0) > 0
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1))
+def test_the_schedule_has_dropped_when_it_is_said_to(at, to):
+    """It never rises, is whole until half of the way there and no lower before its end than what it drops to."""
+    optim = OptimConfig(warmup_steps=0, decay_from=1.0, drop_at=at, drop_to=to)
+    factors = [schedule(n / 100, n, optim) for n in range(100)]
+    assert all(a >= b - 1e-12 for a, b in pairwise(factors))
+    for n, factor in enumerate(factors):
+        whole, dropped = n / 100 <= at / 2 and at > 0, n / 100 >= at
+        assert to - 1e-9 <= factor <= 1
+        assert not whole or factor == pytest.approx(1)
+        assert not dropped or factor == pytest.approx(to)
