@@ -92,7 +92,7 @@ class Release:
         cond = Cond(values, present, batch)
         for name, value in laid.items():
             assert value is not None and isinstance(codec, VolumeCodec)
-            cond = cond.having(name, self._cut(value, cond, codec))
+            cond = cond.having(name, self._cut(name, value, cond, codec))
         return cond
 
     def as_kept(self, where: Mapping[str, str | float]) -> dict[str, str | float]:
@@ -101,7 +101,7 @@ class Release:
         files = {name: Path(str(value)).expanduser() for name, value in where.items() if name in maps}
         return {**where, **{name: file_digest(file) for name, file in files.items() if file.is_file()}}
 
-    def _cut(self, value: Tensor, cond: Cond, codec: VolumeCodec) -> Tensor:
+    def _cut(self, name: str, value: Tensor, cond: Cond, codec: VolumeCodec) -> Tensor:
         """(b, c, *space), what samples show of a map (c, x, y, z) of a whole scan.
 
         Raises FromNoiseError where nothing says where they lie.
@@ -110,7 +110,10 @@ class Release:
         for i in range(len(cond)):
             place = self.label(cond, POSITION, i) if POSITION in cond.values else None
             if place is None and any(codec.room):
-                raise FromNoiseError("A map of a scan is cut where a sample lies: ask for a position, and not none.")
+                raise FromNoiseError(
+                    "A map of a scan is cut where a sample lies: ask for a position, of a model that --columns "
+                    f"{name},{POSITION} made."
+                )
             seen = (slice(a, a + n) for a, n in zip(codec.corner(place).astype(int), codec.block, strict=True))
             parts.append(value[(slice(None), *seen)].reshape(len(value), *codec.shape[1:]))
         return torch.stack(parts)

@@ -166,7 +166,7 @@ class Gathering(Protocol):
         """The examples of all files of a set, each read when it is asked for, which may raise Unreadable.
 
         `size` is what the user asked for; `maps` are the files that belong to others, by column and name of the other.
-         Raises Unreadable where examples are not enough, with why and a remedy.
+        Raises Unreadable where examples are not enough, with why and a remedy.
         """
         ...
 

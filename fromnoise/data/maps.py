@@ -87,9 +87,9 @@ def _of_rows(
     if not file.exists():
         raise FromNoiseError(f"The maps cannot be written to {file.parent}: name another folder in XDG_CACHE_HOME.")
     table = np.load(file, mmap_mode="r")
-    present = np.isfinite(table[(slice(None), *(0,) * len(space))])
+    present = np.array([np.isfinite(row).any() for row in table])
     seen = np.flatnonzero(present & train) if (present & train).any() else np.flatnonzero(present)
-    column = _column(profile.name, (_bytes(table[i])[..., None] for i in seen))
+    column = _column(profile.name, (_bytes(np.nan_to_num(table[i]))[..., None] for i in seen))
     return Encoded(column=column, values=_Overlays(table, column), present=present, notes=_told(column, present))
 
 
