@@ -76,8 +76,8 @@ EXAMPLES = {
     ),
     "spoken": Example(
         data="spoken",
-        # The last average, not that of the least held-out loss: of 42 recordings there is little to learn but themselves,
-        # which is what `evaluate` then says.
+        # The last average, not that of the least held-out loss: of 42 recordings there is little to learn but
+        # themselves, which is what `evaluate` then says.
         settings={"columns": ["voice", "digit"], "settings": ["run.keep=last"]},
         wishes=where(
             voice=("en_US_f_Allison", "es_MX_f_Allison", "fr_CA_f_June", "it_IT_m_Carlo", "ru_RU_f_IvrvoiceRU"),

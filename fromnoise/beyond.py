@@ -59,5 +59,6 @@ def scans(release: Release) -> Extension:
     column = next((column for column in release.columns if column.name == POSITION), None)
     places = None
     if column is not None:
-        places = Places(column=POSITION, value=lambda corner: parse_value(column, codec.position(corner), codec.block))
-    return Extension(codec=codec.whole, window=codec.block, places=places, recipe={"whole": True})
+        places = Places(column=POSITION, value=lambda corner: parse_value(column, codec.position(corner), codec)[None])
+    hidden = tuple(column.name for column in release.columns if column.name == POSITION or column.kind == "map")
+    return Extension(codec=codec.whole, window=codec.block, places=places, hidden=hidden, recipe={"whole": True})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from fromnoise.rng import Rng
+from fromnoise.types import Shape
 
 Kind = Literal["class", "number", "vector", "tokens", "map"]
 _SUBSETS = 0.25  # of the examples with several columns
@@ -89,10 +90,16 @@ class Cond:
         return Cond(values, columns, self.batch)
 
     def having(self, name: str, value: Tensor) -> Cond:
-        """The same with one value of a column, present in every example."""
-        values = {**self.values, name: value.to(self.values[name]).expand_as(self.values[name])}
+        """The same with values (b, ...), or (1, ...) for all, of a column, present in every example."""
+        values = {**self.values, name: value.to(self.values[name]).expand(self.batch, *value.shape[1:])}
         present = {**self.present, name: torch.ones_like(self.present[name])}
         return Cond(values, present, self.batch)
+
+    def within(self, seen: tuple[Any, ...], whole: Shape) -> Cond:
+        """The same with what is `seen` of maps that are as large as the `whole`."""
+        k = len(whole)
+        values = {n: v[seen] if v.ndim == k + 2 and v.shape[-k:] == whole else v for n, v in self.values.items()}
+        return Cond(values, self.present, self.batch)
 
     def to(self, device: torch.device | str) -> Cond:
         return self._map(lambda x: x.to(device), self.batch)

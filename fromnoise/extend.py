@@ -35,7 +35,7 @@ from fromnoise.types import Data, FromNoiseError, Shape, Time
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """A column that tells windows where they lie, and its value for one that begins at a corner of the whole."""
+    """A column that tells windows where they lie, and its value (1, k) for one that begins at a corner of the whole."""
 
     column: str
     value: Callable[[Shape], Tensor]
@@ -68,7 +68,9 @@ class Windowed:
                 for start, size, n in zip(corner, self.size, whole, strict=True)
             ]
             seen = (..., *torch.meshgrid(*lines, indexing="ij"))
-            told = cond if self.places is None else cond.having(self.places.column, self.places.value(corner))
+            told = cond.within(seen, whole)
+            if self.places is not None:
+                told = told.having(self.places.column, self.places.value(corner))
             post = self.denoise(x_t[seen], t, told, s)
             assert isinstance(post, Mean), "windows are of continuous data"
             belief[seen] += weight * post.x0
@@ -88,7 +90,8 @@ def starts(n: int, size: int, loop: bool = False) -> list[int]:
 class Extension:
     """How samples go beyond the window: their codec, the x0 that they begin with, and whether they are loops.
 
-    `places` tells windows where they lie; `recipe` is what makes the samples again.
+    `places` tells windows where they lie; `hidden` columns are absent unless they are asked for; `recipe` is what makes
+    the samples again.
     """
 
     codec: Codec
@@ -96,6 +99,7 @@ class Extension:
     known: Float[Tensor, "1 c *d"] | None = None
     loop: bool = False
     places: Places | None = None
+    hidden: tuple[str, ...] = ()
     recipe: dict[str, object]
 
     def __call__(self, denoise: Denoiser, x: Data) -> Denoiser:
@@ -113,11 +117,10 @@ class Extension:
 
         Raises FromNoiseError where that was asked for.
         """
-        own = () if self.places is None else (self.places.column,)
-        for name in own:
-            if name in where:
-                raise FromNoiseError(f"A whole has parts at every {name}: leave out --where {name}.")
-        return {**where, **dict.fromkeys(own, "none")}
+        if self.places is not None and self.places.column in where:
+            name = self.places.column
+            raise FromNoiseError(f"A whole has parts at every {name}: leave out --where {name}.")
+        return dict.fromkeys(self.hidden, "none") | dict(where)
 
 
 def extension(

@@ -314,7 +314,9 @@ def generate(
     for start in range(first, first + n, batch):
         indices = range(start, min(start + batch, first + n))
         conds.append(
-            release.conditions(asked, seed, indices) if given is None else given[start - first : indices.stop - first]
+            release.conditions(asked, seed, indices, codec)
+            if given is None
+            else given[start - first : indices.stop - first]
         )
         step = last(walk(release, config, indices, seed, conds[-1], template, beyond))
         evaluations = step.evaluations
@@ -334,7 +336,7 @@ def generate(
             "precision": "float32",
             "seed": seed,
             "evaluations": evaluations,
-            "where": dict(where or {}),
+            "where": release.as_kept(where or {}),
             **({} if prompt is None else {"prompt": prompt}),
             **({} if beyond is None else beyond.recipe),
             # Of the grids found for the model the one that was walked; the formula's settings say the rest.

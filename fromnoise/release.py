@@ -23,15 +23,16 @@ from torch import Tensor
 from fromnoise.build import build_denoiser
 from fromnoise.caption import spoken, symbols, unknown
 from fromnoise.checkpoint import load, part, save
-from fromnoise.codec import Codec, codec_from_json
+from fromnoise.codec import Codec, VolumeCodec, codec_from_json
+from fromnoise.codec.medium import POSITION
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
-from fromnoise.data.maps import from_file
+from fromnoise.data.maps import from_file, from_scan
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.errors import Advice
 from fromnoise.grid import Times
 from fromnoise.rng import Rng
-from fromnoise.types import FromNoiseError, Shape
+from fromnoise.types import FromNoiseError
 
 # Enough rows to draw conditions from; a release must not grow with the data.
 MAX_ROWS, MAX_MAPS = 10_000, 64  # of columns that are maps the latter
@@ -57,12 +58,15 @@ class Release:
                 denoiser.to(device)
         return self
 
-    def conditions(self, where: Mapping[str, str | float], seed: int, indices: range) -> Cond:
+    def conditions(
+        self, where: Mapping[str, str | float], seed: int, indices: range, codec: Codec | None = None
+    ) -> Cond:
         """The conditions of samples `indices` under `seed`: those named by `where`, the others as in a training row.
 
         The row is one that agrees with what is named, so that nothing asked for is contradicted: of the same class or
         caption, with a number at most a quarter of a standard deviation away.  Where no row agrees the others are
-        hidden.  A value of "none" hides the column, unless it is one of its labels.  Raises FromNoiseError for an
+        hidden.  A value of "none" hides the column, unless it is one of its labels.  A map of scans is cut where each
+        sample lies, of samples that `codec` decodes if they are other than the model's.  Raises FromNoiseError for an
         unknown column, label or caption, or a number more than a standard deviation beyond what the model has seen.
         """
         known = {c.name: c for c in self.columns}
@@ -73,8 +77,9 @@ class Release:
         batch = len(indices)
         if not known:
             return Cond.empty(batch)
-        space = self.codec.shape[1:]
-        asked = {name: _asked(known[name], str(value), space) for name, value in where.items()}
+        codec = codec or self.codec
+        asked = {name: _asked(known[name], str(value), codec) for name, value in where.items()}
+        laid = {name: asked.pop(name) for name, value in [*asked.items()] if _lies(known[name], value, codec)}
         agreeing = self._agreeing(asked)
         among = agreeing if len(agreeing) else torch.arange(len(self.rows))
         picked = self.rows.rows(among[(Rng.of(seed, indices, "rows").uniform((batch,)) * len(among)).long()])
@@ -84,7 +89,34 @@ class Release:
             present[name] = torch.full((batch,), value is not None)
             if value is not None:
                 values[name] = value.to(values[name].dtype).expand_as(values[name]).clone()
-        return Cond(values, present, batch)
+        cond = Cond(values, present, batch)
+        for name, value in laid.items():
+            assert value is not None and isinstance(codec, VolumeCodec)
+            cond = cond.having(name, self._cut(name, value, cond, codec))
+        return cond
+
+    def as_kept(self, where: Mapping[str, str | float]) -> dict[str, str | float]:
+        """What was asked for, as samples keep it: of maps of scans, whose names may be people's, the hash."""
+        maps = {c.name for c in self.columns if c.kind == "map" and isinstance(self.codec, VolumeCodec)}
+        files = {name: Path(str(value)).expanduser() for name, value in where.items() if name in maps}
+        return {**where, **{name: file_digest(file) for name, file in files.items() if file.is_file()}}
+
+    def _cut(self, name: str, value: Tensor, cond: Cond, codec: VolumeCodec) -> Tensor:
+        """(b, c, *space), what samples show of a map (c, x, y, z) of a whole scan.
+
+        Raises FromNoiseError where nothing says where they lie.
+        """
+        parts = []
+        for i in range(len(cond)):
+            place = self.label(cond, POSITION, i) if POSITION in cond.values else None
+            if place is None and any(codec.room):
+                raise FromNoiseError(
+                    "A map of a scan is cut where a sample lies: ask for a position, of a model that --columns "
+                    f"{name},{POSITION} made."
+                )
+            seen = (slice(a, a + n) for a, n in zip(codec.corner(place).astype(int), codec.block, strict=True))
+            parts.append(value[(slice(None), *seen)].reshape(len(value), *codec.shape[1:]))
+        return torch.stack(parts)
 
     def _agreeing(self, asked: Mapping[str, Tensor | None]) -> Int[Tensor, " k"]:
         """The places of the training rows that do not contradict what is asked."""
@@ -115,14 +147,22 @@ class Release:
                 return float(value) * column.std + column.mean
 
 
-def _asked(column: Column, text: str, space: Shape) -> Tensor | None:
+def _lies(column: Column, value: Tensor | None, codec: Codec) -> bool:
+    """Whether what is asked for is a map of a whole scan."""
+    return column.kind == "map" and value is not None and isinstance(codec, VolumeCodec)
+
+
+def _asked(column: Column, text: str, codec: Codec) -> Tensor | None:
     """The value that a user typed; None where it hides the column."""
     hidden = not text.strip() or (text.lower() == "none" and text not in column.labels)
-    return None if hidden else parse_value(column, text, space)
+    return None if hidden else parse_value(column, text, codec)
 
 
-def parse_value(column: Column, text: str, space: Shape) -> Tensor:
-    """A class's index, standardised numbers, symbols of words or a map of size `space`, from what a user typed."""
+def parse_value(column: Column, text: str, codec: Codec) -> Tensor:
+    """A class's index, standardised numbers, symbols of words or a map, from what a user typed.
+
+    Maps are as large as what the codec decodes, but those of scans, which are as large as a scan.
+    """
     match column.kind:
         case "class":
             return torch.tensor(_class_index(column, text))
@@ -131,7 +171,9 @@ def parse_value(column: Column, text: str, space: Shape) -> Tensor:
                 warnings.warn(Advice(advice), stacklevel=2)
             return torch.from_numpy(symbols(column, [text])[0]).long()
         case "map":
-            return from_file(column, text, space)
+            if isinstance(codec, VolumeCodec):
+                return from_scan(column, text, codec)
+            return from_file(column, text, codec.shape[1:])
         case "vector":
             parts = text.strip("[] ").split(",")
             if len(parts) != column.size:

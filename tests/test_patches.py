@@ -14,7 +14,7 @@ import torch
 from datafiles import fill, many
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import ball, nifti
+from scans import NAMES, ball, nifti
 from test_volume import TINY, header_like, leaks, planted
 from torch import Tensor
 
@@ -34,7 +34,7 @@ from fromnoise.sample import finish, sample
 from fromnoise.stepper import Multistep
 
 SHAPE, PATCH = (20, 24, 16), (8, 8, 8)
-CORNER = Places(column="corner", value=lambda corner: torch.tensor(corner, dtype=torch.float64))
+CORNER = Places(column="corner", value=lambda corner: torch.tensor([corner], dtype=torch.float64))
 
 
 def told(n: int) -> Cond:
@@ -102,7 +102,7 @@ def test_what_has_no_neighbours_is_denoised_as_without_windows(size, more, t):
     alone, time = Independent(shape), torch.full((2, 1, 1, 1, 1), t, dtype=torch.float64)
     x = drawn(2, 1, *shape)
     joined = Windowed(alone, size, places=CORNER)(x, time, told(2)).x0
-    torch.testing.assert_close(joined, alone(x, time, told(2).having("corner", torch.zeros(3))).x0)
+    torch.testing.assert_close(joined, alone(x, time, told(2).having("corner", torch.zeros(1, 3))).x0)
     assert alone.most == 2, "one window of each sample at a time, however many there are"
 
 
@@ -232,9 +232,123 @@ def test_scans_of_several_sizes_are_joined_to_the_median_one_around_the_origin(t
 
 def test_no_name_is_in_a_whole_scan(tmp_path, monkeypatch, capfd):
     data, run, out = planted(tmp_path / "in", "nifti"), tmp_path / "run", tmp_path / "out"
+    (scan,) = data.rglob(f"{NAMES[1]}.nii")
+    mask = scan.with_stem(f"{NAMES[1]}_mask")
+    mask.write_bytes(nifti((ball((30, 12, 12)) > 300).astype(np.uint8), np.eye(4), text=NAMES[0]))
     fn.train(data, out=run, steps=1, size=PATCH, settings=TINY)
-    monkeypatch.setattr(sys, "argv", ["fromnoise", "sample", *map(str, (run, "-n", 1, "--whole", "--out", out))])
+    asked = (run, "-n", 1, "--whole", "--where", f"mask={mask}", "--out", out)
+    monkeypatch.setattr(sys, "argv", ["fromnoise", "sample", *map(str, asked)])
     with pytest.raises(SystemExit, match="0"):
         main()
     assert "1 sample, " in capfd.readouterr().out and len(list(out.iterdir())) == 2
     assert leaks(run) + leaks(out) == []
+
+
+# ---- maps that lie on scans -----------------------------------------------------------------------------------------
+
+AFFINE = header_like("LAS", (1.0, 1.5, 2.0), (5.0, -6.0, 7.0))
+
+
+def region(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """A box somewhere in a scan, 1 inside and 0 outside."""
+    rng, inside = np.random.default_rng(seed), np.zeros(shape, np.int16)
+    inside[tuple(slice(a, a + n // 2) for n, a in ((n, int(rng.integers(0, n // 2))) for n in shape))] = 1
+    return inside
+
+
+def lit(seed: int) -> np.ndarray:
+    """A scan that is bright where its region is."""
+    return 400 * region(seed) + np.random.default_rng(seed).integers(0, 40, SHAPE, np.int16)
+
+
+def masked(folder: Path, n: int, scan: str = "{}.nii", mask: str = "{}_mask.nii") -> Path:
+    files = {scan.format(k): nifti(lit(k), AFFINE) for k in range(n)}
+    return fill(folder, files | {mask.format(k): nifti(region(k), AFFINE) for k in range(n)})
+
+
+@pytest.mark.parametrize("size", [None, PATCH, 12])
+@pytest.mark.parametrize("how", ["sidecar", "folder", "table", "kind"])
+def test_maps_lie_on_their_scans_however_they_are_found_and_cut(how, size, tmp_path):
+    scan = {"folder": "imagesTr/{}.nii", "table": "x/{}.nii", "kind": "s{}_T1w.nii"}.get(how, "{}.nii")
+    mask = {"folder": "masks/{}.nii", "table": "y/{}-of.nii", "kind": "s{}_seg.nii"}.get(how, "{}_mask.nii")
+    data = masked(tmp_path / "in", 3, scan, mask)
+    if how == "table":
+        rows = "\n".join(f"{scan.format(k)},{mask.format(k)}" for k in range(3))
+        (data / "scans.csv").write_text(f"file_name,mask\n{rows}\n")
+    found = open_dataset(data, size=size, cache_dir=tmp_path / "cache")
+    assert {c.name: c.kind for c in found.columns}["mask"] == "map" and not found.listing.skipped
+    (column,) = (c for c in found.columns if c.kind == "map")
+    assert column.labels == ("0", "1")
+    rows = np.arange(0, len(found), 7)
+    values, told = found.codec.decode(found.x0(rows)).squeeze(), found.cond(rows)
+    inside = told.values["mask"][:, 1].numpy()
+    assert bool(told.present["mask"].all())
+    np.testing.assert_array_equal(told.values["mask"][:, 0].numpy(), -inside)
+    assert ((values > 220) == (inside > 0)).mean() > (0.999 if size != 12 else 0.9), "resampled at borders"
+
+
+def test_a_map_that_does_not_lie_on_its_scan_is_left_out_in_a_sentence(tmp_path):
+    data = masked(tmp_path / "in", 3)
+    fill(data, {"0_mask.nii": nifti(region(0, (20, 24, 15)), AFFINE), "1_mask.nii": nifti(region(1), np.eye(4))})
+    found = open_dataset(data, size=PATCH, cache_dir=tmp_path / "cache")
+    why = [file.reason for file in found.listing.skipped]
+    assert len(why) == 2 and all("does not lie on its scan" in one for one in why)
+    here = found.cond(np.arange(len(found))).present["mask"]
+    assert int(here.sum()) * 3 == len(found) and any("have no readable map" in note for note in found.notes)
+
+
+class Painting(NetDenoiser):
+    """Paints what the map says: 400 where its region is, 0 elsewhere."""
+
+    def __init__(self, model: NetDenoiser, dark: float, bright: float) -> None:
+        super().__init__(model.net, model.conditioner, model.target)
+        self.dark, self.bright = dark, bright
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond, s: Tensor | None = None) -> Mean:
+        assert bool(cond.present["mask"].all()) and cond.values["mask"].shape[2:] == x_t.shape[2:]
+        share = (cond.values["mask"][:, 1:] + 1) / 2
+        return Mean((self.dark + share * (self.bright - self.dark)).to(x_t))
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory) -> fn.Run:
+    data = masked(tmp_path_factory.mktemp("masked") / "in", 3)
+    run = fn.train(data, out=data.parent / "run", steps=1, size=PATCH, settings=[*TINY, "sample.guidance=1"])
+    codec = run.release.codec
+    dark, bright = codec.encode(codec.store_many(np.array([0, 400]).reshape(2, 1, 1, 1) + np.zeros((2, *PATCH))))
+    painting = Painting(run.release.denoiser, float(dark.mean()), float(bright.mean()))
+    run.__dict__["release"] = replace(run.release, denoiser=painting)
+    return run
+
+
+def test_a_map_that_is_asked_for_is_cut_where_samples_lie_and_whole_scans_have_it_whole(painted, tmp_path):
+    file = tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(region(9), AFFINE), file)
+    there = upright(nib.load(file))
+    whole = painted.generate(1, whole=True, where={"mask": str(file)})
+    np.testing.assert_array_equal(whole.samples[0], 400 * there)
+    assert str(file) not in json.dumps(whole.recipe) and whole.cond["mask"] == ["a map"]
+    parts = painted.generate(4, where={"mask": str(file)})
+    asked = painted.generate(1, where={"mask": str(file), "position": "1,0,0.5"})
+    np.testing.assert_array_equal(asked.samples[0], 400 * there[12:, :8, 4:12])
+    for position, part in zip(parts.cond["position"], parts.samples, strict=True):
+        x, y, z = np.rint(np.array(json.loads(str(position))) * (np.array(SHAPE) - 8)).astype(int)
+        np.testing.assert_array_equal(part, 400 * there[x : x + 8, y : y + 8, z : z + 8])
+    with pytest.raises(FromNoiseError, match="ask for a position"):
+        painted.sample(1, where={"mask": str(file), "position": "none"})
+    with pytest.raises(FromNoiseError, match="mask lies on a scan"):
+        painted.sample(1, where={"mask": str(tmp_path / "lost.nii")})
+
+
+def test_a_model_learns_that_the_bright_region_is_the_mask(tmp_path):
+    data = masked(tmp_path / "in", 6)
+    tiny = ["net.widths=[32]", "net.attention=[false]", "net.emb=32", "net.patch=2", "optim.batch=16"]
+    quick = ["run.held_examples=8", "run.held_evaluations=2", "run.grid_priors=0", "sample.guidance=1"]
+    run = fn.train(data, out=tmp_path / "run", steps=80, size=12, settings=[*tiny, *quick])
+    file = tmp_path / "other.nii"
+    nib.save(nib.Nifti1Image(region(9), AFFINE), file)
+    asked = {"mask": str(file)}
+    inside = run.release.conditions(asked, 0, range(12)).values["mask"][:, 1].numpy() > 0
+    told, untold = (run.sample(12, steps=8, where=w).reshape(inside.shape) > 220 for w in (asked, {"mask": "none"}))
+    assert told[inside].mean() > 0.6 and told[~inside].mean() < 0.05
+    assert untold[inside].mean() < 0.3, "nothing else says where it is"

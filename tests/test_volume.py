@@ -542,6 +542,11 @@ def planted(folder: Path, kind: str) -> Path:
             for k in range(2)
         }
         return fill(folder, {name: nifti(one, np.eye(4), text=text) for name, one in scans.items()})
+    if kind == "masks":
+        values, double = (body > 300).astype(np.uint8), np.diag([2.0, 2, 2, 1])
+        made = {"": (body, np.eye(4)), "_visit2": (body + 1, np.eye(4))}
+        made |= {"_mask": (values, np.eye(4)), "_visit2_mask": (values, double)}
+        return fill(folder, {f"{family}/{given}{word}.nii": nifti(*one, text=text) for word, one in made.items()})
     return fill(
         folder,
         {
@@ -553,7 +558,7 @@ def planted(folder: Path, kind: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", ["dicom", "frames", "nifti", "patients", "tiff"])
+@pytest.mark.parametrize("kind", ["dicom", "frames", "masks", "nifti", "patients", "tiff"])
 def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, capfd, kind):
     data, cache, run = planted(tmp_path / "in", kind), tmp_path / "cache", tmp_path / "run"
     assert leaks(data), "the names are there"
@@ -569,6 +574,8 @@ def test_no_name_enters_run_folder_cache_log_or_samples(tmp_path, monkeypatch, c
         ("sample", run, "-n", 2, "--out", out / "s.zip"),
         ("evaluate", run),
     ]
+    masks = dict(enumerate(data.rglob("*_mask.nii")))
+    commands += [("sample", run, "--where", f"mask={file}", "--out", out / f"masked{k}") for k, file in masks.items()]
     for command in commands:
         monkeypatch.setattr(sys, "argv", ["fromnoise", *map(str, command)])
         try:

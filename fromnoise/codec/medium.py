@@ -136,6 +136,7 @@ class Gathered:
     broken    files that give none, with the reason
     notes     the decisions taken, as sentences
     columns   what is known of each example besides, by name
+    maps      columns of values that lie on the examples, (n, *space), NaN where there are none; `columns` name them
     split     where the medium has decided it, places in `splits.NAMES`, and `why`, as the end of "split by"
     nameless  whether the names of files and folders tell too much to be kept: then nothing is read off them but what
               tables say, and files that are left out are listed without
@@ -149,6 +150,7 @@ class Gathered:
     notes: tuple[str, ...]
     broken: Mapping[str, str]
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    maps: Mapping[str, Rows] = field(default_factory=dict)
     split: Sequence[int] = ()
     why: str = ""
     nameless: bool = False
@@ -158,10 +160,13 @@ class Gathered:
 class Gathering(Protocol):
     """What a `Medium` has besides where a file may hold many examples, or several files one."""
 
-    def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
+    def gather(
+        self, files: Mapping[str, bytes], size: Size | None, maps: Mapping[str, Mapping[str, bytes]]
+    ) -> Gathered:
         """The examples of all files of a set, each read when it is asked for, which may raise Unreadable.
 
-        `size` is what the user asked for.  Raises Unreadable where examples are not enough, with why and a remedy.
+        `size` is what the user asked for; `maps` are the files that belong to others, by column and name of the other.
+        Raises Unreadable where examples are not enough, with why and a remedy.
         """
         ...
 

@@ -98,6 +98,11 @@ class VolumeCodec:
         field = dataclasses.replace(self.field, space=(x, y, z))
         return dataclasses.replace(self, field=field, block=(x, y, z), room=(0, 0, 0))
 
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,), the distance between voxels along each axis, in the unit of the affine."""
+        return np.sqrt((np.array(self.affine).reshape(4, 4)[:3, :3] ** 2).sum(0))
+
     def position(self, corner: Sequence[int]) -> str:
         """Where a block that begins at a voxel of its scan lies, as `position` says it."""
         return position(corner, self.room, self.along)
@@ -172,7 +177,7 @@ class VolumeCodec:
             x, y, z = np.diag(affine)[:3].tolist()
             return stackfile.save(path, sample, (x, y, z), dtype=self.disk, recipe=recipe)
         cond = recipe.get("cond")
-        affine[:3, 3] += affine[:3, :3] @ self._corner(cond.get(POSITION) if isinstance(cond, dict) else None)
+        affine[:3, 3] += affine[:3, :3] @ self.corner(cond.get(POSITION) if isinstance(cond, dict) else None)
         return niftifile.save(
             path,
             sample,
@@ -185,7 +190,7 @@ class VolumeCodec:
             recipe=recipe,
         )
 
-    def _corner(self, position: object) -> np.ndarray:
+    def corner(self, position: object) -> np.ndarray:
         """(3,), the first voxel of a block at a position."""
         share = np.zeros(3)
         if isinstance(position, float) and self.along is not None:

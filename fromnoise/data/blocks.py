@@ -144,9 +144,12 @@ class Grid:
 
 
 class Blocks:
-    """Examples (n, x, y, z), read when they are asked for: block i begins at starts[i] of scan which[i]."""
+    """Examples (n, x, y, z), read when they are asked for: block i begins at starts[i] of scan which[i].
 
-    def __init__(self, volumes: Sequence[Volume], grid: Grid, dtype: np.dtype) -> None:
+    `labels` stay what they are where scans are resampled.
+    """
+
+    def __init__(self, volumes: Sequence[Volume], grid: Grid, dtype: np.dtype, *, labels: bool = False) -> None:
         self.grid, self.dtype, self.which, self.starts = grid, dtype, [], []
         fulls = [grid.full(volume) for volume in volumes]
         for place, full in enumerate(fulls):
@@ -156,8 +159,7 @@ class Blocks:
 
         @lru_cache(_KEPT)
         def loaded(place: int) -> np.ndarray:
-            values = resampled(volumes[place].load(), grid.resampled(volumes[place]))
-            return centred(values, fulls[place])
+            return brought(volumes[place], grid, labels=labels)
 
         self._loaded, self._fulls, self._one = loaded, fulls, Lock()  # or several threads would load one scan
 
@@ -220,10 +222,17 @@ def slabs(n: int, size: int, gap: int) -> list[tuple[int, int]]:
     return [(begin := (2 * k + 1) * n // (2 * count) - thick // 2, begin + thick) for k in range(count)]
 
 
-def resampled(values: np.ndarray, shape: Shape) -> np.ndarray:
+def brought(volume: Volume, grid: Grid, *, labels: bool = False) -> np.ndarray:
+    """The values of a scan as blocks are cut from them; `labels` are those of the nearest voxels."""
+    return centred(resampled(volume.load(), grid.resampled(volume), labels=labels), grid.full(volume))
+
+
+def resampled(values: np.ndarray, shape: Shape, *, labels: bool = False) -> np.ndarray:
     """`values` at another number of voxels, one axis after the other, as they are where it is the same."""
     for axis, n in enumerate(shape):
-        if values.shape[axis] != n:
+        if labels:
+            values = values.take(((np.arange(n) + 0.5) * values.shape[axis] / n).astype(int), axis)
+        elif values.shape[axis] != n:
             moved = np.moveaxis(values, axis, -1)
             rows = torch.from_numpy(np.ascontiguousarray(moved, np.float32).reshape(1, 1, -1, moved.shape[-1]))
             fine = interpolate(rows, size=(rows.shape[2], n), mode="bilinear", antialias=True)
@@ -238,4 +247,5 @@ def centred(values: np.ndarray, shape: Shape) -> np.ndarray:
     begin = [(have - want) // 2 for have, want in zip(values.shape, shape, strict=True)]
     cut = values[tuple(slice(max(0, b), max(0, b) + n) for b, n in zip(begin, shape, strict=True))]
     room = [(max(0, -b), n - have - max(0, -b)) for b, n, have in zip(begin, shape, cut.shape, strict=True)]
-    return np.pad(cut, room, constant_values=np.nanmin(values))
+    least = np.nan if np.isnan(values).all() else np.nanmin(values)
+    return np.pad(cut, room, constant_values=least)

@@ -248,7 +248,7 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
 def _proposed(profiles: Sequence[Profile]) -> tuple[tuple[Profile, ...], str]:
     natural, names = [p for p in profiles if p.natural], [p for p in profiles if p.of_names]
     captions = sorted((p for p in profiles if p.caption), key=lambda p: -p.filled)[:1]
-    beside = {p.name: "an image beside each" for p in profiles if p.role == "map"}
+    beside = {p.name: "a map beside each" for p in profiles if p.role == "map"}
     beside |= {p.name: "where each part lies" for p in profiles if p.place}
     said = {p.name: "the caption" for p in captions} or {p.name: "a word of each file's name" for p in names}
     if len(natural) <= 1 and (natural or said or beside):

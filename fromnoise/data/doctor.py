@@ -149,7 +149,7 @@ def _column(profile: Profile, total: int) -> str:
     if profile.role == "number":
         return f"{profile.name}: number from {profile.low:g} to {profile.high:g}{filled}"
     if profile.role == "map":
-        return f"{profile.name}: an image beside each, such as {profile.example}{filled}"
+        return f"{profile.name}: a map beside each, such as {profile.example}{filled}"
     if profile.role == "vector":
         return f"{profile.name}: vector of {profile.size} numbers, such as {profile.example}{filled}"
     return f"{profile.name}: text, such as {profile.example!r}{filled}"

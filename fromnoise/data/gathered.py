@@ -21,11 +21,10 @@ from fromnoise.errors import Unreadable
 
 
 class Contents(Mapping[str, bytes]):
-    """Name -> bytes of the files at some places of a tree, read at every access, which may raise Unreadable."""
+    """Name -> bytes of files, by their places in a tree; read at every access, which may raise Unreadable."""
 
-    def __init__(self, tree: Tree, places: Sequence[int]) -> None:
-        self._tree = tree
-        self._places = {tree.entries.names[place]: place for place in places}
+    def __init__(self, tree: Tree, places: Mapping[str, int]) -> None:
+        self._tree, self._places = tree, places
 
     def __getitem__(self, name: str) -> bytes:
         return read(self._tree, self._tree.entries[self._places[name]])
@@ -43,6 +42,7 @@ def stack_of(source: str, gathered: Gathered) -> Stack:
         name=source,
         names=gathered.names,
         files=gathered.files if gathered.nameless else (),
+        maps=gathered.maps,
     )
 
 

@@ -1,7 +1,8 @@
-"""Maps as values: images that condition images, brought to the size of x0.
+"""Maps as values: images that condition images, brought to the size of x0, and maps of labels that lie on scans.
 
 A map of at most `LABELS` different colours is one of labels: each is a channel of its own, 1 where it is and -1 where
-it is not, scaled as a share of each pixel.  Any other is what it shows: grey or colours from -1 to 1.
+it is not, scaled as a share of each pixel.  Any other is what it shows: grey or colours from -1 to 1.  Maps of scans
+are cut where their scans are, and where these are resampled each voxel has the label of the nearest one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fromnoise.codec.image import ImageCodec
+from fromnoise.codec.medium import Rows
+from fromnoise.codec.volume import VolumeCodec
 from fromnoise.cond import Column
+from fromnoise.data import nifti
+from fromnoise.data.blocks import Grid, brought
 from fromnoise.data.columns import Encoded, Profile
 from fromnoise.data.image import decode, probe
 from fromnoise.data.listing import Listing
@@ -33,7 +38,15 @@ _LOOKED_AT = 64  # maps that say what the column is
 
 
 def encode(profile: Profile, listing: Listing, space: Shape, train: np.ndarray, cache: Path | None = None) -> Encoded:
-    """The maps of a column, of (height, width) `space`: float16 (n, c, height, width), decoded once and then cached."""
+    """The maps of a column at the size of x0, decoded once and then cached."""
+    rows = listing.stacks[0].maps.get(profile.name) if listing.stacks else None
+    if rows is None:
+        return _of_files(profile, listing, space, train, cache)
+    return _of_rows(profile, listing, rows, space, train, cache)
+
+
+def _of_files(profile: Profile, listing: Listing, space: Shape, train: np.ndarray, cache: Path | None) -> Encoded:
+    """The maps of a column, of (height, width) `space`: float16 (n, c, height, width)."""
     values, tree = listing.items.columns[profile.name], listing.tree
     assert tree is not None and len(space) == 2, "maps are files, and of images"
     place = {name: i for i, name in enumerate(tree.entries.names)}
@@ -52,13 +65,68 @@ def encode(profile: Profile, listing: Listing, space: Shape, train: np.ndarray, 
     whole = np.zeros(len(table), dtype=bool)
     whole[used] = np.isfinite(table[used, 0, 0, 0])
     present = whole[values.codes]
+    return Encoded(column=column, values=_Rows(table, values.codes), present=present, notes=_told(column, present))
+
+
+def _of_rows(
+    profile: Profile, listing: Listing, rows: Rows, space: Shape, train: np.ndarray, cache: Path | None
+) -> Encoded:
+    """Maps that a medium has gathered: float32 (n, *space) as they are, NaN where there are none."""
+    file = (cache or default_cache()) / "maps" / f"{_of_items(profile.name, listing, space)}.npy"
+
+    def write(to: Path) -> None:
+        table = np.lib.format.open_memmap(to, "w+", np.float32, (len(listing), *space))
+        for i, row in enumerate(listing.items.row.tolist()):
+            table[i] = np.nan
+            with suppress(Unreadable):
+                table[i] = np.reshape(rows[row], space)
+        table.flush()
+
+    if not file.exists():
+        keep(file, write)
+    if not file.exists():
+        raise FromNoiseError(f"The maps cannot be written to {file.parent}: name another folder in XDG_CACHE_HOME.")
+    table = np.load(file, mmap_mode="r")
+    present = np.array([np.isfinite(row).any() for row in table])
+    seen = np.flatnonzero(present & train) if (present & train).any() else np.flatnonzero(present)
+    column = _column(profile.name, (_bytes(np.nan_to_num(table[i]))[..., None] for i in seen))
+    return Encoded(column=column, values=_Overlays(table, column), present=present, notes=_told(column, present))
+
+
+def _told(column: Column, present: np.ndarray) -> tuple[str, ...]:
     what = f"of {column.size} labels" if column.labels else "of grey" if column.size == 1 else "of colours"
-    notes = [f"{profile.name}: maps {what} are a condition, at the size of the images."]
-    if missing := int((~present).sum()):
-        notes.append(
-            f"{profile.name}: {missing:,} of {len(present):,} examples have no readable map; train without it."
-        )
-    return Encoded(column=column, values=_Rows(table, values.codes), present=present, notes=tuple(notes))
+    missing = int((~present).sum())
+    lack = f"{column.name}: {missing:,} of {len(present):,} examples have no readable map; train without it."
+    return f"{column.name}: maps {what} are a condition, at the size of the examples.", *[lack] * bool(missing)
+
+
+class _Overlays:
+    """Rows of a table of values (n, *space) as channels, made when asked for."""
+
+    def __init__(self, table: np.ndarray, column: Column) -> None:
+        self.table, self.column = table, column
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return channels(self.column, self.table[rows])
+
+
+def channels(column: Column, values: np.ndarray) -> np.ndarray:
+    """Values (n, *space) of a map -> float32 (n, c, *space): a channel a label, 1 where it is and -1 elsewhere, or what
+    they are, from -1 to 1."""
+    values = np.nan_to_num(values)[:, None]
+    if column.labels:
+        labels = np.array(column.labels, np.float32).reshape(-1, *(1,) * (values.ndim - 2))
+        return np.where(values == labels, np.float32(1), np.float32(-1))
+    return np.clip(2 * (values - column.low) / (column.high - column.low) - 1, -1, 1).astype(np.float32)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """The values as uint8, which labels are looked for in, where they are such."""
+    small = np.clip(values, 0, 255).astype(np.uint8)
+    return small if (small == values).all() else values
 
 
 class _Rows:
@@ -97,18 +165,33 @@ def from_file(column: Column, path: str, space: Shape) -> Tensor:
         raise FromNoiseError(f"{column.name} is an image, and {path!r} gives none ({why}): name a file.") from error
 
 
+def from_scan(column: Column, path: str, codec: VolumeCodec) -> Float[Tensor, "c x y z"]:
+    """A map that a user names, as large as the scans of the codec.  Raises FromNoiseError with what is wrong."""
+    try:
+        volume = nifti.volume("", Path(path).expanduser().read_bytes, labels=True)
+    except (OSError, Unreadable) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise FromNoiseError(
+            f"{column.name} lies on a scan, and what was given does not ({why}): name a NIfTI."
+        ) from error
+    x, y, z = codec.whole.block
+    grid = Grid(block=(x, y, z), spacing=codec.spacing, along=None, whole=True)
+    return torch.from_numpy(channels(column, brought(volume, grid, labels=True)[None])[0])
+
+
 def _column(name: str, raws: Iterable[np.ndarray]) -> Column:
     colours: set[int] = set()
-    channels, low, high = 1, np.inf, -np.inf
+    size, low, high, labels = 1, np.inf, -np.inf, True
     for raw in raws:
-        channels = max(channels, raw.shape[2])
+        size = max(size, raw.shape[-1])
         low, high = min(low, float(raw.min())), max(high, float(raw.max()))
-        if len(colours) <= LABELS and raw.dtype == np.uint8:
+        labels &= raw.dtype == np.uint8
+        if len(colours) <= LABELS and labels:
             colours.update(np.unique(_flat(raw)).tolist())
-    if 2 <= len(colours) <= LABELS:
+    if labels and 2 <= len(colours) <= LABELS:
         labels = tuple(map(str, sorted(colours)))
         return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)
-    return Column(name=name, kind="map", size=channels, low=low, high=high if high > low else low + 1)
+    return Column(name=name, kind="map", size=size, low=low, high=high if high > low else low + 1)
 
 
 def _raw(data: bytes) -> np.ndarray:
@@ -120,7 +203,7 @@ def _raw(data: bytes) -> np.ndarray:
 
 def _flat(raw: np.ndarray) -> np.ndarray:
     """Each pixel's colour as one number, (h·w,)."""
-    planes = raw.reshape(-1, raw.shape[2]).astype(np.int64)
+    planes = raw.reshape(-1, raw.shape[-1]).astype(np.int64)
     return planes @ 256 ** np.arange(planes.shape[1])[::-1]
 
 
@@ -129,6 +212,15 @@ def _channels(raw: np.ndarray, channels: int) -> np.ndarray:
         return raw
     grey = raw.astype(np.float32).mean(2, keepdims=True)
     return grey.repeat(channels, 2)
+
+
+def _of_items(name: str, listing: Listing, space: Shape) -> str:
+    """A hash of examples and of their maps, which are called by their content."""
+    hash_, values = hashlib.blake2b(digest_size=16), listing.items.columns[name].ordered()
+    hash_.update(repr((listing.common, space, values.words)).encode())
+    hash_.update(np.ascontiguousarray(listing.items.digest).data)
+    hash_.update(values.codes.data)
+    return hash_.hexdigest()
 
 
 def _digest(column: Column, listing: Listing, values: Texts, space: Shape) -> str:

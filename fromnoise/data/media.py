@@ -17,10 +17,8 @@ from fromnoise.data.volume import Volumes
 from fromnoise.data.writing import Writings
 from fromnoise.errors import FromNoiseError, Unreadable, reason
 
-IMAGE, TEXT, FIELD, VIDEO = Images(), Writings(), Fields(), Videos()
-MEDIA: dict[str, Medium[Any, Any]] = {
-    medium.name: medium for medium in (IMAGE, Sounds(), VIDEO, TEXT, FIELD, Volumes())
-}
+IMAGE, TEXT, FIELD, VIDEO, VOLUME = Images(), Writings(), Fields(), Videos(), Volumes()
+MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), VIDEO, TEXT, FIELD, VOLUME)}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:

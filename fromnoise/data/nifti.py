@@ -20,8 +20,11 @@ LABELS = "labels"  # in the place of a modality
 _LABEL = 1002  # the intent of NIfTI that says so
 
 
-def volume(name: str, read: Callable[[], bytes]) -> Volume:
-    """The scan in a file.  Raises Unreadable with reason and remedy; messages hold nothing of what the file says."""
+def volume(name: str, read: Callable[[], bytes], *, labels: bool = False) -> Volume:
+    """The scan in a file, which may hold one value throughout if it is a map of `labels`.
+
+    Raises Unreadable with reason and remedy; messages hold nothing of what the file says.
+    """
     data = read()
     plain = _unpacked(data)
     image = _image(plain)
@@ -41,7 +44,7 @@ def volume(name: str, read: Callable[[], bytes]) -> Volume:
     turn = nib.orientations.io_orientation(image.affine if sound else np.zeros((4, 4)))
     if np.isnan(turn).any():
         raise Unreadable("says not where its axes lead: mend its affine, as with nib.Nifti1Image(values, affine)")
-    values, labels = _values(image, turn), int(image.header["intent_code"]) == _LABEL
+    values, labels = _values(image, turn), labels or int(image.header["intent_code"]) == _LABEL
     if not labels:
         check(values)
     upright = nib.orientations.apply_orientation(np.empty(shape, np.bool_), turn).shape

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec import Gathered, Gathering, Medium, Size
-from fromnoise.data import columns, files, frames, pairs, table
+from fromnoise.data import columns, files, frames, nifti, pairs, table
 from fromnoise.data.arrays import Arrays, Reading, in_memory, rows
 from fromnoise.data.fields import Axes, parse_axes
 from fromnoise.data.files import Kinds
@@ -26,14 +26,14 @@ from fromnoise.data.gathered import Contents, items_of, stack_of, without_names
 from fromnoise.data.index import Index, index_file, load_index, save_index
 from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
-from fromnoise.data.media import IMAGE, TEXT, VIDEO, formats
+from fromnoise.data.media import IMAGE, TEXT, VIDEO, VOLUME, formats
 from fromnoise.data.names import of_names
 from fromnoise.data.splits import BY_NAMES, OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack
 from fromnoise.data.store import default_cache
 from fromnoise.data.table import Table
 from fromnoise.data.texts import Texts
-from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree
+from fromnoise.data.tree import Entry, Skipped, Tree, Unreadable, open_tree, suffix
 from fromnoise.errors import FromNoiseError
 
 __all__ = ["BUNDLED", "Listing", "Progress", "Skipped", "scan"]
@@ -69,11 +69,12 @@ def scan(
     tree, kinds, tables = _sorted(path, reading.axes, fps, skipped)
     notes = [*kinds.notes, *(note for _, one in tables for note in one.notes)]
     medium = kinds.medium
-    maps = _maps(tree, kinds, tables) if medium is IMAGE and not kinds.clips else {}
+    maps = _maps(tree, kinds, tables) if medium in (IMAGE, VOLUME) and not kinds.clips else {}
     if maps:
         kinds = _without(tree, kinds, pairs.taken(maps))
     if isinstance(medium, Gathering) and len(kinds.examples):
-        gathered = _enough(str(source), lambda: medium.gather(Contents(tree, kinds.examples), size))
+        contents, beside = _contents(tree, kinds, maps)
+        gathered = _enough(str(source), lambda: medium.gather(contents, size, beside))
         return _gathered(str(source), medium, gathered, tree, tables, skipped, notes)
     file = index_file(cache_dir or default_cache(), path)
     known = load_index(file)
@@ -163,13 +164,28 @@ def _gathered(
     items, stacks = items_of(gathered), [stack_of(source, gathered)]
     items = items if gathered.nameless else _described(items, gathered.files)
     items = _joined(items, gathered.files, tables)
-    return _listing(source, medium, [items], left, tree, stacks, [*notes, *gathered.notes], why=gathered.why)
+    return _listing(source, medium, [items], left, tree, stacks, [*notes, *gathered.notes], gathered.maps, gathered.why)
 
 
 def _maps(tree: Tree, kinds: Kinds, tables: Sequence[tuple[str, Table]]) -> dict[str, dict[str, str]]:
-    """Column -> example -> the image that belongs to it (`pairs.py`)."""
-    found = pairs.beside(tree.entries.names[place] for place in kinds.examples)
-    return found | pairs.in_tables(tables)
+    """Column -> example -> the image or NIfTI that belongs to it (`pairs.py`)."""
+    scans = kinds.medium is VOLUME
+    words = pairs.OF_SCANS if scans else pairs.WORDS
+    found = pairs.beside((tree.entries.names[place] for place in kinds.examples), words) | pairs.in_tables(tables)
+    found = {
+        column: {one: map_ for one, map_ in of.items() if (suffix(map_) in nifti.SUFFIXES) == scans}
+        for column, of in found.items()
+    }
+    return {column: of for column, of in found.items() if of}
+
+
+def _contents(tree: Tree, kinds: Kinds, maps: Mapping[str, Mapping[str, str]]) -> tuple[Contents, dict[str, Contents]]:
+    """The examples, and by column the maps that belong to them."""
+    names = tree.entries.names
+    where = {name: place for place, name in enumerate(names)} if maps else {}
+    own = {column: {one: where[map_] for one, map_ in of.items() if map_ in where} for column, of in maps.items()}
+    examples = Contents(tree, {names[place]: place for place in kinds.examples})
+    return examples, {column: Contents(tree, places) for column, places in own.items()}
 
 
 def _without(tree: Tree, kinds: Kinds, taken: Collection[str]) -> Kinds:

@@ -45,7 +45,8 @@ class Stack:
     Pictures are (n, h, w, c), fields as `fields.py` says.  `key` is the array's name in a file of several, empty
     elsewhere; `single` says that the file is one example, not a row of many; `names` are those of the rows where they
     have any.  Examples that a medium gathered stand here, too, without a header: see `codec/medium.py`; `files` are
-    those that they are from, where the names of files are not looked at by themselves.
+    those that they are from, where the names of files are not looked at by themselves; `maps` are columns of values as
+    large as the examples.
     """
 
     pixels: np.ndarray | Rows | Scalable
@@ -56,6 +57,7 @@ class Stack:
     single: bool = False
     names: Sequence[str] = ()
     files: Sequence[str] = ()
+    maps: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def is_array(name: str) -> bool:

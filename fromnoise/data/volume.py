@@ -10,6 +10,7 @@ examples  slices across the axis of the coarsest voxels, of cubes from below upw
 size      slices and scans are brought to one spacing and one shape, slices to at most 64 pixels a side (`size.py`);
           patches keep the median spacing
 position  how far along its axis a slice lies, from 0 to 1, is a condition of the model
+maps      `X_mask` beside X, as `pairs.py` says, is a condition where it lies on its scan voxel by voxel (`overlaid.py`)
 split     by subject (`subject.py`); of one subject by slabs (`blocks.py`); or by folders called train and val
 names     of files and folders often tell who somebody is, so none is kept: scans and files that are left out are called
           by the hash of their content, eight digits, as `b2sum -l 32 FILE` prints it
@@ -23,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from fromnoise.codec.volume import AXES, UNITS, Container, VolumeCodec
 from fromnoise.data import dicom, nifti, tiff
 from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
 from fromnoise.data.gathered import by_digest
+from fromnoise.data.overlaid import alike, overlaid
 from fromnoise.data.size import target_size
 from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hash_split
 from fromnoise.data.subject import subjects
@@ -105,12 +106,15 @@ class Volumes:
     def read(self, data: bytes, header: VolumeHeader, codec: VolumeCodec) -> np.ndarray:
         return _cut(_family(*_scans({"": data})[:2]), codec.block)[0][0]
 
-    def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
+    def gather(
+        self, files: Mapping[str, bytes], size: Size | None, maps: Mapping[str, Mapping[str, bytes]]
+    ) -> Gathered:
         found, broken, lacking = _scans(files)
         volumes = _family(found, broken)
         blocks, notes = _cut(volumes, size)
         split, why, said = _parted(volumes, blocks)
         rows = [row for row, part in enumerate(split) if part is not None]
+        beside = overlaid(volumes, blocks.grid, rows, maps)
         blocks = blocks.taken(rows)
         parts = [part for part in split if part is not None]
         of = [volumes[place] for place in blocks.which]
@@ -123,8 +127,9 @@ class Volumes:
             names=tuple(f"{name}{list(start)}" for name, start in zip(ids, blocks.starts, strict=True)),
             digests=_digests(of, blocks),
             notes=(*notes, *lacking, *said, *_unnamed(volumes, any(positions))),
-            broken=by_digest(files, broken),
-            columns={POSITION: positions} if any(positions) else {},
+            broken=by_digest(files, broken) | beside.broken,
+            columns=({POSITION: positions} if any(positions) else {}) | beside.names,
+            maps=beside.maps,
             split=[] if set(parts) == {OPEN} else parts,
             why=why,
             nameless=True,
@@ -330,20 +335,13 @@ def _place(volumes: Sequence[Volume], blocks: Blocks) -> tuple[np.ndarray, tuple
     Where scans lie in different places what is seen of them lies around the origin, as long as most of them.
     """
     grid, first = blocks.grid, volumes[0]
-    if all(_alike(first, other) for other in volumes):
+    if all(alike(first, other) for other in volumes):
         codes = {volume.frame for volume in volumes}
         return grid.affine(first), blocks.room(0), codes.pop() if len(codes) == 1 else ALIGNED
     x, y, z = np.median([blocks.room(place) for place in range(len(volumes))], axis=0).astype(int).tolist()
     affine = np.diag([*grid.spacing, 1.0])
     affine[:3, 3] = -grid.spacing * (np.array([x, y, z]) + grid.block - 1) / 2
     return affine, (x, y, z), ALIGNED
-
-
-def _alike(one: Volume, other: Volume) -> bool:
-    """Whether the voxels of two scans lie in the same places, to a tenth of a voxel."""
-    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in one.shape))])
-    apart = np.abs(corners @ (one.affine - other.affine).T).max()
-    return one.shape == other.shape and bool(apart < 0.1 * one.spacing.min())
 
 
 def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None], str, list[str]]:

@@ -53,7 +53,9 @@ class Writings:
     def read(self, data: bytes, header: TextHeader, codec: TextCodec) -> np.ndarray:
         return np.array(decode(data, "text")[0], dtype=STRINGS)
 
-    def gather(self, files: Mapping[str, bytes], size: Size | None) -> Gathered:
+    def gather(
+        self, files: Mapping[str, bytes], size: Size | None, maps: Mapping[str, Mapping[str, bytes]]
+    ) -> Gathered:
         return _gathered(documents(files))
 
     def gather_rows(self, rows: np.ndarray) -> Gathered:
