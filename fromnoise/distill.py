@@ -22,7 +22,7 @@ from fromnoise.data import Dataset
 from fromnoise.denoise import ModelDenoiser, NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
-from fromnoise.objectives.likeness import Likeness, block_features
+from fromnoise.objectives.likeness import ENOUGH, Likeness, block_features
 from fromnoise.objectives.matching import JUMPS
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
 from fromnoise.release import Release, load_release
@@ -86,7 +86,7 @@ def begin_student(
 ) -> Prepared:
     """A new student of the run in `folder`: its own run folder claimed, its settings written down."""
     own = student_folder(folder)
-    if own.facts.exists():
+    if own.last.exists():
         raise FromNoiseError(
             f"{folder.path} has a student already: go on with it by --resume, or delete {own.path} to begin anew."
         )
@@ -101,6 +101,8 @@ def begin_student(
         "notes": notes,
         "teacher": teacher.digest,
     }
+    if runtime.is_main:
+        own.forget()
     with own.claimed() if runtime.is_main else nullcontext():
         if runtime.is_main:
             own.create(facts, dataset.split_rows())
@@ -126,7 +128,8 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
     if isinstance(companion, NetDenoiser):
         companion.flow_map = True  # it is told which samples it sees as a student is told where to jump
     teacher.denoiser.requires_grad_(False)
-    likeness = likeness_to(prepared, teacher.denoiser) if matched and config.flow.match_likeness else None
+    alike = matched and config.flow.match_likeness > 0 and len(prepared.dataset.indices("train")) >= ENOUGH
+    likeness = likeness_to(prepared, teacher.denoiser) if alike else None
     guided = build_guidance(teacher.config.sample, teacher.denoiser, teacher.weak)
     objective = build_distillation(config, guided, companion, teacher.denoiser.start, likeness)
     session = make_session(prepared, begun, objective, companion, likeness)

@@ -248,11 +248,13 @@ class Session:
         return event
 
     def _finish(self) -> Iterator[Event]:
+        if self.trainer.position.updates == 0 and self.runtime.is_main:
+            raise FromNoiseError(
+                f"The budget was over before the first step, after {self.trainer.elapsed():.0f} s: give more."
+            )
         self.save()
         if not self.runtime.is_main:
             return
-        if self.trainer.position.updates == 0:
-            raise FromNoiseError("The budget was over before the first step: give more time, or fewer examples.")
         # The length of the average is chosen now that the run is over, by the loss on held-out data.
         snapshots = checkpoint.read_snapshots(self.folder.ema)
         twin = self.trainer.average()

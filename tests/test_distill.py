@@ -130,6 +130,26 @@ def test_a_student_resumed_is_bit_equal(distilled, tmp_path):
         assert_same(one, other)
 
 
+def test_a_student_of_few_examples_is_made_without_likeness(tmp_path):
+    """Nine examples have no covariance to be like; the set is too small to measure the student on, and says so."""
+    few = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
+    run = fn.train(few, out=tmp_path / "few", steps=4, settings=TINY)
+    with pytest.raises(FromNoiseError, match="examples"):
+        run.distill(steps=4, data=few, settings=["flow.match_from=0.25"])
+    assert (tmp_path / "few" / "distilled" / "model.safetensors").exists()
+
+
+def test_a_student_that_came_to_no_step_is_begun_anew(distilled, tmp_path):
+    out = copied(distilled[0], tmp_path)
+    with pytest.raises(FromNoiseError, match="before the first step, after"):
+        out.distill(budget=0.001)
+    stub = json.loads((tmp_path / "distilled" / "run.json").read_text())
+    assert stub["config"]["run"]["budget"] == 0.001
+    assert out.distill(steps=2, n=40).samples == 40
+    with pytest.raises(FromNoiseError, match="student already"):
+        out.distill(steps=2)
+
+
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(path, "weights/")[0]
 

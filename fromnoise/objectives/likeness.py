@@ -38,6 +38,7 @@ from fromnoise.types import Data
 TIME = 0.1  # of the noise in which features are read
 DIM = 128  # directions of features, those of most variance
 PER_DIRECTION = 16  # examples of data, at least
+ENOUGH = 2 * PER_DIRECTION  # examples of data; fewer have no moments to speak of
 CROWD = 3000  # samples that moments are taken over, the latest counting most
 HEARD = 500  # samples, before moments mean anything
 BASIS = 1024  # examples whose features' directions are found
@@ -77,7 +78,7 @@ class Likeness(nn.Module):
         # Directions of a part of the data, variances along them of all: those of the same part would be too large.
         read = (read - centre) / size
         directions = torch.linalg.svd(read[:BASIS], full_matrices=False).Vh[:d].T
-        values, vectors = torch.linalg.eigh((read @ directions).T.cov())
+        values, vectors = torch.linalg.eigh(torch.atleast_2d((read @ directions).T.cov()))
         white = directions @ (vectors * values.clamp_min(1e-9).rsqrt())
         self.register_buffer("centre", centre.float())
         self.register_buffer("white", (white / size[:, None]).float())
