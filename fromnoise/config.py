@@ -123,8 +123,7 @@ class FlowConfig:
 class OptimConfig:
     """`batch` is global, over all ranks; `micro` splits it where memory asks for it.
 
-    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, until `drop_at`, to `drop_to` of what they
-    were.
+    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, at `drop_at`, to `drop_to` of themselves.
     """
 
     batch: Count = 32

@@ -119,19 +119,15 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def schedule(progress: float, step: int, optim: OptimConfig) -> float:
     """The learning-rate multiplier: a linear warm-up, then 1, then a cosine from progress `decay_from` to 0 at 1.
 
-    Another brings it to `drop_to` at `drop_at`, from half of that on, so that what is learned after begins with settled
-    weights.
+    From `drop_at` on it is `drop_to` times that.
     `progress` is the part of the run that is done, in steps or in time, so a budget in minutes decays as one in steps.
     """
     warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
-    high = eased(progress, optim.drop_at / 2, optim.drop_at)
-    return warm * (high + (1 - high) * optim.drop_to) * eased(progress, optim.decay_from, 1.0)
-
-
-def eased(progress: float, start: float, end: float) -> float:
-    """1 until `start`, 0 from `end` on, half a cosine between."""
-    done = (progress - start) / (end - start) if end > start else float(progress >= end)
-    return 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+    low = optim.drop_to if progress >= optim.drop_at else 1.0
+    if progress <= optim.decay_from:
+        return warm * low
+    done = min(1.0, (progress - optim.decay_from) / (1 - optim.decay_from))
+    return warm * low * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
