@@ -650,6 +650,15 @@ def test_the_hash_split_is_a_tenth_and_no_more_than_its_limit():
     assert hash_split(digests).sum() == HELD_OUT_MOST
 
 
+def test_a_split_that_a_table_says_is_kept_and_is_no_property_of_an_example(tmp_path):
+    text = "file_name,split,kind\n" + "".join(f"{i:03}.png,{'test' if i > 7 else 'train'},{i % 2}\n" for i in range(10))
+    data = opened(fill(tmp_path, many(10) | {"m.csv": text.encode()}), tmp_path)
+    assert list(data.names(data.indices("test"))) == ["008.png", "009.png"]
+    assert "split" not in data.listing.items.columns and "kind" in data.listing.items.columns
+    word = text.replace("train", "left").replace("test", "right")
+    assert "split" in opened(fill(tmp_path / "word", many(10) | {"m.csv": word.encode()}), tmp_path).listing.items.columns
+
+
 def test_named_splits_are_kept_and_leaks_are_said(tmp_path):
     same = png(noise(8, 8, 1))
     files = {f"{s}/{i}.png": png(noise(8, 8, 1)) for s in ("train", "test") for i in range(4)}

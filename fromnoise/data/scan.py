@@ -263,6 +263,8 @@ def _joined(examples: Items, names: Sequence[str], tables: Sequence[tuple[str, T
         if said == OPEN and "split" in table_.columns:
             words = table_.columns["split"].take(row)
             said = np.array([split_of(word) for word in words.words])[words.codes]
+            if said.max(initial=OPEN) != OPEN:  # what is a split is no property of an example
+                del found["split"]
         split = np.where((split == OPEN) & (row >= 0), said, split).astype(np.int8)
     return replace(examples, split=split, columns=found)
 

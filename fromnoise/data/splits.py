@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-BY_NAMES = "the names of folders or files"
+BY_NAMES = "the names of folders or files, or what a table says"
 NAMES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 OPEN = -1
