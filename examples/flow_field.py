@@ -64,7 +64,7 @@ def main(seconds: float | None = 240, steps: int | None = None, folder: str = "f
     place.mkdir(exist_ok=True)
     data = place / "vorticity.npy"
     if not data.exists():
-        np.save(data, simulate(400))
+        np.save(data, simulate(1000))
     run = fn.train(data, out=place / "run", budget=seconds, steps=steps, settings=settings, watch=say)
     run.generate(16).save(place / "samples")
     for sentence in run.evaluate(watch=say).sentences:

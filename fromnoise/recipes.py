@@ -193,15 +193,37 @@ def sound(config: Config, facts: Facts, width: int) -> Config:
 
 
 def field(config: Config, facts: Facts, width: int) -> Config:
-    """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`.
+    """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`, and on halves.
 
-    Guidance makes samples stronger than the data, a spectrum twice as high, so there is none.
+    Guidance makes samples stronger than the data, a spectrum twice as high, so there is none.  Fine waves are weak and
+    come out of small noise levels: these are seen more often and walked through in small steps, which a search that looks
+    at whole values would leave out.
     """
     channels, *space = facts.shape
     patch = next(p for p in (1, 2, 4, 8, 16) if math.prod(math.ceil(n / p) for n in space) <= FIELD_CELLS or p == 16)
-    masks = crowded(channels * patch ** len(space), width)
-    net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), masks=masks, emb=256)
-    return replace(config, net=net, sample=replace(config.sample, guidance=1.0))
+    net = UNetConfig(widths=(width, 2 * width), blocks=1, patch=patch, attention=(False, True), emb=256)
+    net = finer(net, width)
+    assert isinstance(net.patch, int)
+    masks = crowded(channels * net.patch ** len(space), net.widths[0])
+    return replace(
+        config,
+        net=replace(net, masks=masks),
+        loss=replace(config.loss, t_mean=-0.7, t_std=1.3),
+        run=replace(config.run, grid_priors=0),
+        sample=replace(config.sample, guidance=1.0, grid="logsnr", steps=24),
+    )
+
+
+def finer(net: UNetConfig, width: int) -> UNetConfig:
+    """`net` with one level more, of half the width on patches of half the side.
+
+    It has features enough for the values of a patch; of patches of twice the side noise does not go out in minutes, and
+    what is finer than they are stays weak.
+    """
+    if not isinstance(net.patch, int) or net.patch == 1 or len(net.widths) != 2:
+        return net
+    widths, attention = (width // 64 * 32, *net.widths), (False, *net.attention)
+    return replace(net, patch=net.patch // 2, widths=widths, attention=attention)
 
 
 def text(config: Config, facts: Facts, width: int) -> Config:
@@ -219,16 +241,8 @@ def volume(config: Config, facts: Facts, width: int) -> Config:
 
 
 def video(config: Config, facts: Facts, width: int) -> Config:
-    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own.
-
-    A level more, of half the width on patches of half the side, has features enough for the values of a patch; of those
-    of twice the side noise does not go out in minutes.
-    """
-    net = image_net((facts.shape[0], *facts.shape[2:]), width, cells=12)
-    if isinstance(net.patch, int) and net.patch > 1 and len(net.widths) == 2:
-        net = replace(
-            net, patch=net.patch // 2, widths=(width // 64 * 32, *net.widths), attention=(False, *net.attention)
-        )
+    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own."""
+    net = finer(image_net((facts.shape[0], *facts.shape[2:]), width, cells=12), width)
     loss = replace(config.loss, time_axes=(0,))
     # A clip is many pictures: of those that a run reaches, smaller batches make more steps.
     optim = replace(config.optim, batch=min(8, config.optim.batch))
