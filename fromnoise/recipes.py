@@ -193,11 +193,11 @@ def sound(config: Config, facts: Facts, width: int) -> Config:
 
 
 def field(config: Config, facts: Facts, width: int) -> Config:
-    """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`, and on halves.
+    """A U-Net on the smallest patches, as long along each axis, of which there are at most `FIELD_CELLS`, and finer.
 
     Guidance makes samples stronger than the data, a spectrum twice as high, so there is none.  Fine waves are weak and
-    come out of small noise levels: these are seen more often and walked through in small steps, which a search that looks
-    at whole values would leave out.
+    come out of small noise levels: these are seen more often and walked through in small steps, which a search that
+    looks at whole values would leave out.
     """
     channels, *space = facts.shape
     patch = next(p for p in (1, 2, 4, 8, 16) if math.prod(math.ceil(n / p) for n in space) <= FIELD_CELLS or p == 16)

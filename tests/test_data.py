@@ -656,7 +656,8 @@ def test_a_split_that_a_table_says_is_kept_and_is_no_property_of_an_example(tmp_
     assert list(data.names(data.indices("test"))) == ["008.png", "009.png"]
     assert "split" not in data.listing.items.columns and "kind" in data.listing.items.columns
     word = text.replace("train", "left").replace("test", "right")
-    assert "split" in opened(fill(tmp_path / "word", many(10) | {"m.csv": word.encode()}), tmp_path).listing.items.columns
+    other = opened(fill(tmp_path / "word", many(10) | {"m.csv": word.encode()}), tmp_path)
+    assert "split" in other.listing.items.columns
 
 
 def test_named_splits_are_kept_and_leaks_are_said(tmp_path):
