@@ -17,7 +17,7 @@ from fromnoise.codec import codec_from_json, stackfile
 from fromnoise.data import diagnose, open_dataset, scan, tiff
 from fromnoise.data.blocks import Volume
 from fromnoise.data.volume import _scans
-from fromnoise.errors import Unreadable
+from fromnoise.errors import FromNoiseError, Unreadable
 
 PAGES = ball((6, 10, 12))  # pages, rows, columns
 
@@ -208,6 +208,32 @@ def test_a_stack_that_is_cut_anywhere_is_left_out(kind):
     assert read(whole).shape == (12, 10, 6)
     last = max(page.offset for page in tifffile.TiffFile(io.BytesIO(whole)).pages)
     for length in np.linspace(1, last, 40).astype(int).tolist():
+        with pytest.raises(Unreadable, match="cut short"):
+            read(whole[:length])
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome", "plain", "loop"])
+def test_a_stack_that_is_cut_is_no_picture_of_its_first_page(tmp_path, kind):
+    """Alone in its folder, where nothing else says what the set is, and beside pictures."""
+    whole = stack(PAGES, kind)
+    pages = tifffile.TiffFile(io.BytesIO(whole)).pages
+    first, last = pages[0].dataoffsets[0] + pages[0].nbytes, max(page.offset for page in pages)  # pyright: ignore
+    for length in np.linspace(first, last, 6).astype(int).tolist():
+        with pytest.raises(FromNoiseError, match="cut short"):
+            scan(fill(tmp_path / f"{length}", {"a.tif": whole[:length]}))
+        flat = {f"flat{k}.tif": stack(ball((1, 10, 12), seed=k)[0], "plain") for k in range(3)}
+        listing = scan(fill(tmp_path / f"{length}", flat))
+        assert listing.medium.name == "image" and len(listing) == 3
+        assert ["cut short" in file.reason for file in listing.skipped] == [True]
+
+
+def test_a_large_stack_of_imagej_that_says_but_its_first_page_may_be_cut_behind_it():
+    out, pages = io.BytesIO(), PAGES.astype(">u2")
+    tifffile.imwrite(out, pages[0], description="ImageJ=1.54f\nimages=6\nslices=6\n", metadata=None, byteorder=">")
+    whole = out.getvalue() + pages[1:].tobytes()
+    np.testing.assert_array_equal(read(whole).load(), stackfile.upright(pages))
+    for length in (len(out.getvalue()), len(whole) - 1):
+        assert tiff.stacked(whole[:length])
         with pytest.raises(Unreadable, match="cut short"):
             read(whole[:length])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -245,6 +246,8 @@ def _unpacked(data: bytes, rawmode: str) -> np.ndarray:
 
 def _probe_tiff(data: bytes) -> Header:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
+        if cut_off(file, data):
+            raise Unreadable("is cut short, as pages behind its first lie beyond its end: copy or export it again")
         page, axes, shape = _tiff_layout(file)
         height, width = (shape[axes.index(axis)] for axis in "YX")
         channels = shape[axes.index("C")] if "C" in axes else 1
@@ -257,6 +260,18 @@ def _probe_tiff(data: bytes) -> Header:
         turn = page.tags["Orientation"].value if "Orientation" in page.tags else 1
         more = len(file.pages) > 1 and not ("C" in axes and page.samplesperpixel == 1)
         return _header(width, height, channels, alpha, dtype, int(turn), more)
+
+
+def cut_off(file: tifffile.TiffFile, data: bytes) -> bool:
+    """Whether a TIFF promises pages that would lie beyond its end."""
+    last, width = file.pages.next_page_offset or 0, file.tiff.offsetsize
+    if data[last : last + width] != bytes(width):  # where a zero says that there are no more pages
+        return True
+    said, first = file.imagej_metadata or {}, file.pages.first
+    count = math.prod(int(said.get(what, 1)) for what in ("slices", "frames", "channels"))
+    count = max(count, sum(math.prod(one.shape[:-2]) for one in file.series))
+    # ImageJ writes of a large stack but the first page, behind which the others lie.
+    return count > len(file.pages) and first.dataoffsets[0] + count * first.nbytes > len(data)
 
 
 def _tiff_layout(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, str, tuple[int, ...]]:
