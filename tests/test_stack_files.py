@@ -11,11 +11,14 @@ import pytest
 import tifffile
 from datafiles import fill
 from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.uid import BasicTextSRStorage, RLELossless
 from scans import ball, dicom, enhanced, item, slice_, stack
 
 from fromnoise.codec import codec_from_json, stackfile
 from fromnoise.data import diagnose, open_dataset, scan, tiff
 from fromnoise.data.blocks import Volume
+from fromnoise.data.dicom import frames
 from fromnoise.data.volume import _scans
 from fromnoise.errors import FromNoiseError, Unreadable
 
@@ -293,5 +296,52 @@ def test_frames_are_held_to_the_rules_of_series(tmp_path):
     for n, fault in ((5, "beyond a gap"), (1, "at the same place as another slice")):
         assert any(f"inside DICOM files: {n} ({fault}" in note for note in listing.notes), listing.notes
     found = [file.reason for file in listing.skipped]
-    assert len(found) == 4 and sum("several frames without places" in one for one in found) == 2
+    assert len(found) == 4 and sum("several frames of CT that do not say where they lie" in one for one in found) == 1
+    assert sum("1 of 24 frames of CT that do not say where they lie" in one for one in found) == 1
     assert sum("mask of single bits" in one for one in found) == 1 and sum("cut short" in one for one in found) == 1
+
+
+def rle(made: Dataset) -> Dataset:
+    made.compress(RLELossless)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["slice", "frames", "compressed"])
+def test_dicom_that_is_cut_anywhere_is_said_to_be_cut_short(kind):
+    """Also where its pixels are lost altogether, as those of reports are that never had any."""
+    made = slice_(PAGES[0], (0, 0, 0)) if kind == "slice" else enhanced(PAGES, CORNERS)
+    whole = dicom(rle(made) if kind == "compressed" else made)
+    for length in np.linspace(1, len(whole) - 30, 80).astype(int).tolist():
+        with pytest.raises(Unreadable, match="cut short"):
+            frames("a", whole[:length])
+    report = slice_(PAGES[0], (0, 0, 0))
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    del report.PixelData, report.Rows, report.Columns
+    with pytest.raises(Unreadable, match="a report"):
+        frames("a", dicom(report))
+
+
+def test_a_file_of_several_frames_that_is_damaged_is_said_to_be_so():
+    few, many, junk = enhanced(PAGES, CORNERS), enhanced(PAGES, CORNERS), dicom(rle(enhanced(PAGES, CORNERS)))
+    del few.PerFrameFunctionalGroupsSequence[4:]
+    many.NumberOfFrames = 1
+    fewer = rle(enhanced(PAGES[:4], CORNERS))
+    fewer.NumberOfFrames = 6
+    runs = b"\2\0\0\0\x40\0\0\0"  # how many runs of bytes a frame has, and where the first one is
+    faults = {
+        "holds 6 frames and describes 4, so that it is damaged": dicom(few),
+        "holds 1 frame and describes 6, so that it is damaged": dicom(many),
+        "cannot be decoded, as of a file that is cut short": dicom(fewer),
+        "cannot be decoded, as of a file that is cut short or damaged": junk.replace(runs, bytes(8)),
+    }
+    for fault, data in faults.items():
+        with pytest.raises(Unreadable, match=fault):
+            frames("a", data)
+
+
+@pytest.mark.parametrize(("modality", "remedy"), [("MR", "PerFrameFunctionalGroupsSequence"), ("US", "MP4")])
+def test_only_moving_pictures_are_told_to_become_mp4(modality, remedy):
+    made = enhanced(PAGES, CORNERS, Modality=modality)
+    del made.PerFrameFunctionalGroupsSequence
+    with pytest.raises(Unreadable, match=remedy):
+        frames("a", dicom(made))

@@ -34,6 +34,7 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
     *("InstanceNumber", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("FloatPixelData", "DoubleFloatPixelData"),
 ]
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _MODALITY = re.compile("[A-Z]{2,3}")  # nothing else is written down
@@ -86,33 +87,70 @@ def frames(name: str, data: bytes) -> list[Frame]:
     """What is known of the slices in a file.  Raises Unreadable with reason and remedy."""
     found = _opened(data)
     try:
-        count = _sound(found)
-        digest = blake2b(data, digest_size=16).digest()
-        made = [_frame(name, found, index, count > 1, digest) for index in range(count)]
-        if count > 1 and any(one.corner is None for one in made):
-            raise Unreadable(_CINE)
-        return made
+        return _frames(name, found, data)
     except (Unreadable, FromNoiseError):
         raise
     except Exception:  # values are parsed when they are asked for, and errors quote them
         raise Unreadable("says of itself what cannot be: export it again") from None
 
 
+def _frames(name: str, found, data: bytes) -> list[Frame]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they may quote, too
+        count = _sound(found)
+        digest = blake2b(data, digest_size=16).digest()
+        made = [_frame(name, found, index, count > 1, digest) for index in range(count)]
+        lost = sum(one.corner is None for one in made)
+        if count > 1 and lost:
+            raise Unreadable(_placeless(found, f"{lost:,} of {count:,} frames"))
+        return made
+
+
 def _sound(found) -> int:
     """The number of frames.  Raises Unreadable for what gives no slices."""
     count = int(found.get("NumberOfFrames") or 1)
     if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
-        raise Unreadable("holds no pixels (a report, a plan or an index): leave it out")
+        raise Unreadable(_pixelless(found))
     if found.get("BurnedInAnnotation") == "YES":
         raise Unreadable("says that names are burned into its pixels: remove them before it is trained on")
-    if count > 1 and not found.get("PerFrameFunctionalGroupsSequence"):
-        raise Unreadable(_CINE)
+    said = len(found.get("PerFrameFunctionalGroupsSequence") or ())
+    if count > 1 and not said:
+        raise Unreadable(_placeless(found, "several frames"))
     if int(found.get("SamplesPerPixel") or 1) > 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise Unreadable("holds colours: save it as PNG and train on pictures")
     if int(found.BitsAllocated) == 1:
         raise Unreadable("holds a mask of single bits, a segmentation: leave it out")
     _check(found, count)
+    if said and said != count:
+        raise Unreadable(
+            f"holds {count:,} frame{'s' * (count != 1)} and describes {said:,}, so that it is damaged: copy or export "
+            "it again"
+        )
     return count
+
+
+def _pixelless(found) -> str:
+    """Why there are no pixels, and what to do; pictures have some, so that a file of one without them is damaged."""
+    if "FloatPixelData" in found or "DoubleFloatPixelData" in found:
+        return "holds pixels that are no whole numbers, which are not read: save it as NIfTI"
+    from pydicom.uid import UID
+
+    kind = found.file_meta.get("MediaStorageSOPClassUID") or UID("")
+    bare = not len(found) and kind.name == kind  # cut off before it says what it is
+    if bare or found.get("Rows") or "Image Storage" in kind.name:
+        return "holds no pixels, though it is a picture, so that it is cut short or damaged: copy or export it again"
+    return "holds no pixels (a report, a plan or an index): leave it out"
+
+
+def _placeless(found, frames: str) -> str:
+    """What is said of `frames` without places in space: those of slices are wanting, others never have one."""
+    modality = str(found.get("Modality") or "")
+    if modality not in _SLICED:
+        return _CINE
+    return (
+        f"holds {frames} of {modality} that do not say where they lie: export it again with "
+        "PerFrameFunctionalGroupsSequence and the places in it, or as NIfTI, or as a file a slice"
+    )
 
 
 def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
@@ -288,7 +326,8 @@ def _check(found, count: int) -> None:
             f"is compressed as {way}, for which no decoder is installed: pip install pylibjpeg "
             "pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it, as with dcmdjpeg"
         )
-    _decoded(found)
+    if _decoded(found).size < count * int(found.Rows) * int(found.Columns):
+        raise Unreadable("is cut short: copy or export it again")
 
 
 def _pixels(data: bytes) -> np.ndarray:
@@ -303,7 +342,10 @@ def _decoded(found) -> np.ndarray:
             warnings.simplefilter("ignore")
             return found.pixel_array
     except Exception:  # decoders raise whatever a broken stream leads them to
-        raise Unreadable("has pixels that cannot be decoded: decompress it, as with dcmdjpeg or gdcmconv") from None
+        raise Unreadable(
+            "has pixels that cannot be decoded, as of a file that is cut short or damaged: copy or export it again, or "
+            "decompress it, as with dcmdjpeg or gdcmconv"
+        ) from None
 
 
 def _said(found, index: int, macro: str, name: str, count: int) -> tuple[float, ...] | None:
