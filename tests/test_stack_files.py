@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -262,8 +263,9 @@ def test_frames_of_a_file_are_the_scan_that_they_would_be_as_a_series(turn):
 
 
 def test_a_frame_may_say_of_itself_what_others_share():
-    """The scale of one frame is another than that of most, as is the place of one file of a single frame."""
+    """The place of one file of a single frame, and that its numbers are scaled, where others are of no scale."""
     made = enhanced(PAGES.astype(np.uint16), CORNERS)
+    del made.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
     own = item(PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=0)])
     made.PerFrameFunctionalGroupsSequence[5].update(own)
     (found,), broken, (note,) = _scans({"a": dicom(made)})
@@ -273,6 +275,36 @@ def test_a_frame_may_say_of_itself_what_others_share():
     single = enhanced(PAGES[:1].astype(np.uint16), CORNERS[:1])
     (found,), broken, notes = _scans({"a": dicom(single)})
     assert found.shape == (12, 10, 1) and found.sized and not broken and not notes
+
+
+@pytest.mark.parametrize("kind", ["frames", "series"])
+@pytest.mark.parametrize(
+    ("slopes", "intercepts", "dtype"),
+    [
+        ((1, 2, 3, 1, 2, 3), (-1024, 0, 5, -1024, 0, 5), "int32"),
+        ((1, 1, 1, 1, 1, 1), (0, 0, 0, 0, 0, 7), "int32"),
+        ((0.5, 0.25, 1.5, 2, 0.125, 1), (0,) * 6, "float32"),
+    ],
+)
+def test_each_slice_has_a_slope_and_intercept_of_its_own(tmp_path, kind, slopes, intercepts, dtype):
+    """As PET has: all values are in their units, whole where all are, and no slice is left out."""
+    numbers = np.random.default_rng(0).integers(0, 3000, (6, 10, 12)).astype(np.uint16)
+    scales = list(zip(slopes, intercepts, strict=True))
+    if kind == "frames":
+        made = enhanced(numbers, CORNERS)
+        for group, (slope, intercept) in zip(made.PerFrameFunctionalGroupsSequence, scales, strict=True):
+            group.PixelValueTransformationSequence = [item(RescaleSlope=slope, RescaleIntercept=intercept)]
+        files = {"a.dcm": dicom(made)}
+    else:
+        files = {f"{k}.dcm": dicom(slice_(numbers[k], CORNERS[k], scale=scale)) for k, scale in enumerate(scales)}
+    (found,), broken, notes = _scans(files)
+    wanted = stackfile.upright(numbers * np.array(slopes)[:, None, None] + np.array(intercepts)[:, None, None])
+    np.testing.assert_array_equal(found.load(), wanted)
+    assert not broken and not notes and (found.values, found.slope, found.intercept) == (dtype, 1, 0)
+    dataset = open_dataset(fill(tmp_path / "in", files), size=(12, 10, 6), cache_dir=tmp_path / "cache")
+    saved = nib.load(dataset.codec.save(tmp_path / "a", dataset.codec.decode(dataset.x0([0]))[0], {}))
+    assert saved.get_data_dtype() == dtype and dataset.codec.units == "HU"  # pyright: ignore
+    np.testing.assert_allclose(nib.as_closest_canonical(saved).get_fdata(), wanted, atol=1e-3)  # pyright: ignore
 
 
 def test_frames_are_held_to_the_rules_of_series(tmp_path):

@@ -77,15 +77,20 @@ class Volume:
     @property
     def values(self) -> np.dtype:
         """The dtype that holds its values: whole numbers where they are, else float32."""
-        stored = np.dtype(self.dtype)
-        if stored.kind not in "iu" or self.slope % 1 or self.intercept % 1:
-            return np.dtype(np.float32)
-        if (self.slope, self.intercept) == (1, 0):
-            return stored
-        info = np.iinfo(stored)
-        ends = [self.slope * end + self.intercept for end in (int(info.min), int(info.max))]
-        fits = (t for t in (np.int16, np.int32) if np.iinfo(t).min <= min(ends) and max(ends) <= np.iinfo(t).max)
-        return np.dtype(next(fits, np.float32))
+        return units(self.dtype, self.slope, self.intercept)
+
+
+def units(dtype: str, slope: float, intercept: float) -> np.dtype:
+    """The dtype that holds slope·number + intercept of all numbers of `dtype`."""
+    stored = np.dtype(dtype)
+    if stored.kind not in "iu" or slope % 1 or intercept % 1:
+        return np.dtype(np.float32)
+    if (slope, intercept) == (1, 0):
+        return stored
+    info = np.iinfo(stored)
+    ends = [slope * end + intercept for end in (int(info.min), int(info.max))]
+    fits = (t for t in (np.int16, np.int32) if np.iinfo(t).min <= min(ends) and max(ends) <= np.iinfo(t).max)
+    return np.dtype(next(fits, np.float32))
 
 
 def finite(values: np.ndarray) -> np.ndarray:

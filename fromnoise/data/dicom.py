@@ -24,7 +24,7 @@ from types import ModuleType
 import numpy as np
 
 from fromnoise.codec.niftifile import SCANNER, nibabels
-from fromnoise.data.blocks import Volume
+from fromnoise.data.blocks import Volume, units
 from fromnoise.errors import FromNoiseError, Unreadable, extra
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -47,9 +47,9 @@ _FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # directions of rows and columns where n
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A slice: a file, or the one at `index` of `several` in a file.  `plane` is what slices of one scan share; `depth`
-    where it lies along its normal, in mm; `lacks` the attribute for want of which it is a scan by itself, "" where it
-    has all."""
+    """A slice: a file, or the one at `index` of `several` in a file.  `plane` is what slices of one scan share, at last
+    whether they have a `scale` (slope, intercept), which each has its own of; `depth` where it lies along its normal,
+    in mm; `lacks` the attribute for want of which it is a scan by itself, "" where it has all."""
 
     file: str
     index: int
@@ -62,7 +62,8 @@ class Frame:
     modality: str
     scout: bool
     number: int
-    plane: tuple[int, int, str, float, float, tuple[float, ...], tuple[float, ...]]
+    plane: tuple[int, int, str, float, float, tuple[float, ...], bool]
+    scale: tuple[float, float]
     corner: tuple[float, ...] | None
     thickness: float
     digest: bytes
@@ -133,11 +134,10 @@ def _pixelless(found) -> str:
     """Why there are no pixels, and what to do; pictures have some, so that a file of one without them is damaged."""
     if "FloatPixelData" in found or "DoubleFloatPixelData" in found:
         return "holds pixels that are no whole numbers, which are not read: save it as NIfTI"
-    from pydicom.uid import UID
-
-    kind = found.file_meta.get("MediaStorageSOPClassUID") or UID("")
-    bare = not len(found) and kind.name == kind  # cut off before it says what it is
-    if bare or found.get("Rows") or "Image Storage" in kind.name:
+    kind = found.file_meta.get("MediaStorageSOPClassUID")
+    name = kind.name if kind else ""
+    bare = not len(found) and name == (kind or "")  # cut off before it says what it is
+    if bare or found.get("Rows") or "Image Storage" in name:
         return "holds no pixels, though it is a picture, so that it is cut short or damaged: copy or export it again"
     return "holds no pixels (a report, a plan or an index): leave it out"
 
@@ -160,9 +160,10 @@ def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
     spacings = (said("PixelMeasuresSequence", "PixelSpacing", 2), _numbers(found, "ImagerPixelSpacing", 2))
     spacing = next((one for one in spacings if one and min(one) > 0), None)
     down, right = spacing or (1.0, 1.0)
-    slope = said("PixelValueTransformationSequence", "RescaleSlope", 1) or (1.0,)
-    intercept = said("PixelValueTransformationSequence", "RescaleIntercept", 1) or (0.0,)
-    if not slope[0]:
+    slope = said("PixelValueTransformationSequence", "RescaleSlope", 1)
+    intercept = said("PixelValueTransformationSequence", "RescaleIntercept", 1)
+    scale = (slope or (1.0,))[0], (intercept or (0.0,))[0]
+    if not scale[0]:
         raise Unreadable("says that all values are one: export it again")
     sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
     kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
@@ -187,8 +188,9 @@ def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
             down,
             right,
             tuple(round(x, 4) for x in turn or _FLAT),
-            (slope[0], intercept[0]),
+            bool(slope or intercept),
         ),
+        scale=scale,
         corner=corner if turn else None,
         thickness=(said("PixelMeasuresSequence", "SliceThickness", 1) or (1.0,))[0] or 1.0,
         digest=digest,
@@ -222,7 +224,7 @@ def _even(slices: Sequence[Frame], left: list[tuple[Frame, str]], notes: list[st
     for one in sorted(slices, key=lambda one: (one.number, one.file, one.index)):
         if one.plane != plane:
             own = "give it a SeriesInstanceUID of its own"
-            left.append((one, f"of another size, spacing, direction or scale than most of its series: {own}"))
+            left.append((one, f"of another size, spacing, direction or kind of values than most of its series: {own}"))
         elif round(one.depth, 2) in at:
             once = "which is kept: export time points by themselves"
             left.append((one, f"at the same place as another slice of its series, {once}"))
@@ -258,7 +260,8 @@ def _gaps(ordered: Sequence[Frame], after: Sequence[int], usual: float, kept: in
 
 def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
     first, last = slices[0], slices[-1]
-    rows, columns, dtype, down, right, turn, (slope, intercept) = first.plane
+    rows, columns, stored, down, right, turn, _ = first.plane
+    dtype, slope, intercept = _numbered(stored, {one.scale for one in slices})
     along_row, along_column = np.array(turn[:3]), np.array(turn[3:])
     across = np.cross(along_row, along_column) * first.thickness
     corner = np.array(first.corner or (0.0, 0.0, 0.0))
@@ -272,8 +275,8 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
 
     def load() -> np.ndarray:
         read = ((_pixels(files[path]), of) for path, of in groupby(slices, key=lambda one: one.file))
-        raw = np.stack([pictures[one.index].T for pictures, of in read for one in of], -1)
-        values = raw if (slope, intercept) == (1, 0) else raw * slope + intercept
+        raw = ((pictures[one.index].T, one.scale) for pictures, of in read for one in of)
+        values = np.stack([part if scale == (1, 0) else part * scale[0] + scale[1] for part, scale in raw], -1)
         return orientations.apply_orientation(values, upright)
 
     digest = blake2b(b"".join(one.digest for one in slices), digest_size=16).digest()
@@ -294,6 +297,14 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         holes=False,
         load=load,
     )
+
+
+def _numbered(stored: str, scales: set[tuple[float, float]]) -> tuple[str, float, float]:
+    """The dtype of a scan's numbers, with slope and intercept; of its values, (1, 0), where each slice has its own."""
+    if len(scales) == 1:
+        return stored, *next(iter(scales))
+    fits = np.result_type(*(units(stored, *scale) for scale in scales))
+    return str(fits if fits.kind in "iu" and fits.itemsize <= 4 else np.dtype(np.float32)), 1.0, 0.0
 
 
 def _opened(data: bytes):
