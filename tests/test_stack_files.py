@@ -139,6 +139,18 @@ def test_missing_values_and_masks_of_bits():
     assert bits.dtype == "uint8" and set(np.unique(bits.load())) == {0, 1}
 
 
+def test_number_types_that_are_mixed_are_said_and_floats_are_no_integers(tmp_path):
+    made = [stack(ball((24, 10, 12), seed=k).astype(("uint8", "uint16", "uint16")[k % 3])) for k in range(6)]
+    unit = [stack(ball((24, 10, 12), seed=k).astype(np.float32) / 900) for k in range(2)]
+    files = {f"{k}.tif": data for k, data in enumerate([*made, *unit])}
+    listing = scan(fill(tmp_path / "mixed", files))
+    (note,) = (note for note in listing.notes if "not scaled to each other" in note)
+    assert note.startswith("scans of 4 uint16, 2 uint8: all become uint16") and listing.common.dtype == "uint16"
+    assert why(tmp_path / "mixed") == ["a TIFF of floats, unlike most of the set: train on such by themselves"] * 2
+    alike = scan(fill(tmp_path / "alike", {f"{k}.tif": made[k] for k in (1, 2, 4)}))
+    assert not any("not scaled" in note for note in alike.notes)
+
+
 # ---- which files are stacks -----------------------------------------------------------------------------------------
 
 
