@@ -211,7 +211,7 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
             plain = "a scan" if volume.container == "nifti" else "a TIFF"
             what = {nifti.LABELS: "a map of labels", "": plain}.get(volume.modality, volume.modality)
             flat = " of a single slice" if volume.plane is not None else ""
-            of = f" of {'floats' if volume.kind[3] else 'integers'}" * (volume.kind[1:3] == most[1:3])
+            of = f" of {'floats' if volume.kind[3] else 'integers'}" * (volume.kind[:3] == most[:3])
             broken[volume.file] = f"{what}{of or flat}, unlike most of the set: train on such by themselves"
     kept = [volume for volume in found if volume.kind == most]
     if any(volume.sized for volume in kept):
