@@ -181,6 +181,21 @@ def test_grey_pages_that_are_not_named_are_slices(pages, kind, stacked):
     assert tiff.stacked(stack(pages, kind)) == stacked
 
 
+def test_what_becomes_of_pages_of_pictures_is_said_with_what_to_do_instead(tmp_path):
+    """Unnamed grey pages that are too few for slices are channels; of pages in colours the first is used."""
+    two = fill(tmp_path / "two", {f"{k}.tif": stack(ball((2, 10, 12), seed=k), "plain") for k in range(3)})
+    listing = scan(two)
+    assert listing.mode == "2 channels" and listing.medium.name == "image"
+    (note,) = listing.notes
+    assert note.startswith("pages of 3 TIFF files") and "--axes zyx" in note and "as a file" in note
+    assert scan(two, axes="zyx").medium.name == "volume"
+    said = written(ball((2, 10, 12)).astype(np.uint8), "CYX")
+    assert not scan(fill(tmp_path / "said", {"a.tif": said})).notes
+    colours = stack(ball((6, 10, 12), dtype="uint8")[..., None].repeat(3, -1), "colours")
+    told = diagnose(scan(fill(tmp_path / "rgb", {"a.tif": colours})))
+    assert "the first is used (save each as a file, or each colour as a grey stack): a.tif" in told
+
+
 def written(pages: np.ndarray, axes: str) -> bytes:
     out = io.BytesIO()
     tifffile.imwrite(out, pages, imagej=True, metadata={"axes": axes})

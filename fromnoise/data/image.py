@@ -41,6 +41,7 @@ _PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
 # The most pages of a TIFF that are taken for channels, and the most channels of a lone array.
 MAX_CHANNELS = 32
 _MODES = ("grey", "grey-alpha", "RGB", "RGBA")  # from the narrowest to the widest
+_MORE = "with several frames or pages, of which the first is used (save each as a file, or each colour as a grey stack)"
 _LONG = 3.0  # aspect ratio beyond which the centre cut loses most of the picture
 
 
@@ -49,7 +50,7 @@ class Header:
     """What is known of an image without its pixels, upright.
 
     `alpha` says whether the last channel is opacity; `orientation` is EXIF's 1..8; `more` that the file holds frames
-    or pages beyond the first, which alone is used.
+    or pages beyond the first, which alone is used; `paged` that channels are pages of which the file does not say it.
     """
 
     height: int
@@ -59,6 +60,7 @@ class Header:
     dtype: str
     orientation: int = 1
     more: bool = False
+    paged: bool = False
 
     @property
     def size(self) -> Shape:
@@ -259,7 +261,8 @@ def _probe_tiff(data: bytes) -> Header:
         alpha = opacity and channels in (2, 4) and dtype in ("uint8", "uint16")
         turn = page.tags["Orientation"].value if "Orientation" in page.tags else 1
         more = len(file.pages) > 1 and not ("C" in axes and page.samplesperpixel == 1)
-        return _header(width, height, channels, alpha, dtype, int(turn), more)
+        paged = axes == "CYX" and file.series[0].axes[0] == "Q"
+        return replace(_header(width, height, channels, alpha, dtype, int(turn), more), paged=paged)
 
 
 def cut_off(file: tifffile.TiffFile, data: bytes) -> bool:
@@ -269,7 +272,8 @@ def cut_off(file: tifffile.TiffFile, data: bytes) -> bool:
         return True
     said, first = file.imagej_metadata or {}, file.pages.first
     count = math.prod(int(said.get(what, 1)) for what in ("slices", "frames", "channels"))
-    count = max(count, sum(math.prod(one.shape[:-2]) for one in file.series))
+    if first.samplesperpixel == 1:
+        count = max(count, sum(math.prod(one.shape[:-2]) for one in file.series))
     # ImageJ writes of a large stack but the first page, behind which the others lie.
     return count > len(file.pages) and first.dataoffsets[0] + count * first.nbytes > len(data)
 
@@ -353,6 +357,12 @@ class Images:
                 notes.append(
                     f"images of {found}: all become {max(counts, key=order.index)}, the widest {what} present."
                 )
+        paged = sum(n for header, n in headers.items() if header.paged)
+        if paged:
+            notes.append(
+                f"pages of {paged:,} TIFF file{'s' * (paged != 1)}, which say not what they are, are taken for "
+                "channels of a picture; --axes zyx for slices of a stack, or save each page as a file."
+            )
         widest = max(headers, key=lambda h: _MODES.index(h.mode) if h.mode in _MODES else 0)
         return replace(widest, dtype=max(depths, key=lambda name: np.dtype(name).itemsize)), notes
 
@@ -381,7 +391,7 @@ class Images:
     def remarks(self, header: Header, codec: ImageCodec, headers: Counter[Header]) -> list[str]:
         remarks, mixed = [], len({one.size for one in headers}) > 1
         if header.more:
-            remarks.append("with several frames or pages, of which the first is used")
+            remarks.append(_MORE)
         if mixed and max(header.size) > _LONG * min(header.size):
             remarks.append(f"more than {_LONG:.0f} times as long as wide, of which the centre is used")
         if mixed and (header.height < codec.height / 2 or header.width < codec.width / 2):
