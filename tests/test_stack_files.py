@@ -355,8 +355,8 @@ def test_frames_are_held_to_the_rules_of_series(tmp_path):
     for n, fault in ((5, "beyond a gap"), (1, "at the same place as another slice")):
         assert any(f"inside DICOM files: {n} ({fault}" in note for note in listing.notes), listing.notes
     found = [file.reason for file in listing.skipped]
-    assert len(found) == 4 and sum("several frames of CT that do not say where they lie" in one for one in found) == 1
-    assert sum("1 of 24 frames of CT that do not say where they lie" in one for one in found) == 1
+    assert len(found) == 4 and sum("does not say where its frames of CT lie:" in one for one in found) == 1
+    assert sum("does not say where 1 of its 24 frames of CT lies:" in one for one in found) == 1
     assert sum("mask of single bits" in one for one in found) == 1 and sum("cut short" in one for one in found) == 1
 
 
@@ -388,8 +388,8 @@ def test_a_file_of_several_frames_that_is_damaged_is_said_to_be_so():
     fewer.NumberOfFrames = 6
     runs = b"\2\0\0\0\x40\0\0\0"  # how many runs of bytes a frame has, and where the first one is
     faults = {
-        "holds 6 frames and describes 4, so that it is damaged": dicom(few),
-        "holds 1 frame and describes 6, so that it is damaged": dicom(many),
+        "is damaged, as it holds 6 and describes 4 frames": dicom(few),
+        "is damaged, as it holds 1 and describes 6 frames": dicom(many),
         "cannot be decoded, as of a file that is cut short": dicom(fewer),
         "cannot be decoded, as of a file that is cut short or damaged": junk.replace(runs, bytes(8)),
     }

@@ -103,7 +103,7 @@ def _frames(name: str, found, data: bytes) -> list[Frame]:
         made = [_frame(name, found, index, count > 1, digest) for index in range(count)]
         lost = sum(one.corner is None for one in made)
         if count > 1 and lost:
-            raise Unreadable(_placeless(found, f"{lost:,} of {count:,} frames"))
+            raise Unreadable(_placeless(found, f"{lost:,} of its {count:,} frames", lost == 1))
         return made
 
 
@@ -116,17 +116,14 @@ def _sound(found) -> int:
         raise Unreadable("says that names are burned into its pixels: remove them before it is trained on")
     said = len(found.get("PerFrameFunctionalGroupsSequence") or ())
     if count > 1 and not said:
-        raise Unreadable(_placeless(found, "several frames"))
+        raise Unreadable(_placeless(found, "its frames"))
     if int(found.get("SamplesPerPixel") or 1) > 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise Unreadable("holds colours: save it as PNG and train on pictures")
     if int(found.BitsAllocated) == 1:
         raise Unreadable("holds a mask of single bits, a segmentation: leave it out")
     _check(found, count)
     if said and said != count:
-        raise Unreadable(
-            f"holds {count:,} frame{'s' * (count != 1)} and describes {said:,}, so that it is damaged: copy or export "
-            "it again"
-        )
+        raise Unreadable(f"is damaged, as it holds {count:,} and describes {said:,} frames: copy or export it again")
     return count
 
 
@@ -142,13 +139,13 @@ def _pixelless(found) -> str:
     return "holds no pixels (a report, a plan or an index): leave it out"
 
 
-def _placeless(found, frames: str) -> str:
-    """What is said of `frames` without places in space: those of slices are wanting, others never have one."""
+def _placeless(found, frames: str, one: bool = False) -> str:
+    """What is said of `frames` (`one` of them) without places: those of slices are wanting, others never have one."""
     modality = str(found.get("Modality") or "")
     if modality not in _SLICED:
         return _CINE
     return (
-        f"holds {frames} of {modality} that do not say where they lie: export it again with "
+        f"does not say where {frames} of {modality} lie{'s' * one}: export it again with "
         "PerFrameFunctionalGroupsSequence and the places in it, or as NIfTI, or as a file a slice"
     )
 
@@ -201,7 +198,8 @@ def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[V
     """The scans that slices make, the files that are in none, with reason and remedy, and what is said of the set."""
     found, broken, notes, left = [], {}, [], list[tuple[Frame, str]]()
     for tag, n in Counter(one.lacks for one in frames if one.lacks).items():
-        notes.append(f"{n:,} DICOM slices have no {tag}, so that each is a scan by itself: export them with it.")
+        what = "slices have no {}, so that each is" if n > 1 else "slice has no {}, so that it is"
+        notes.append(f"{n:,} DICOM {what.format(tag)} a scan by itself: export again with it.")
     series: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
     for one in frames:
         if one.scout:
@@ -251,7 +249,7 @@ def _gaps(ordered: Sequence[Frame], after: Sequence[int], usual: float, kept: in
         missing = round((behind.depth - before.depth) / usual) - 1
         what = f"{missing} missing" if missing > 0 else "they lie closer"
         places.append(f"{what} between {before.depth:.4g} and {behind.depth:.4g} mm")
-    more = f" and {len(places) - _SHOWN} times more" * (len(places) > _SHOWN)
+    more = f" and {len(places) - _SHOWN} more" * (len(places) > _SHOWN)
     return (
         f"a series of {len(ordered):,} slices, {usual:.3g} mm apart along its normal, is not even: "
         f"{', '.join(places[:_SHOWN])}{more}; its longest even run, of {kept:,}, is used."

@@ -363,8 +363,9 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
         return [OPEN] * len(parts), "", [body, close]
     gaps = parts.count(None)
     apart = f"{blocks.grid.gap:.4g} {UNITS[volumes[0].container]}"
-    left = f"{gaps:,} examples within {apart} of what is held out, or across its edge, are left out."
-    return list(parts), "slabs of one subject", [body, left]
+    what = f"{gaps:,} examples" if gaps > 1 else "1 example"
+    left = f"{what} within {apart} of what is held out, or across its edge, {'are' if gaps > 1 else 'is'} left out."
+    return list(parts), "slabs of one subject", [body, *[left] * (gaps > 0)]
 
 
 def _unnamed(volumes: Sequence[Volume], placed: bool) -> list[str]:
