@@ -265,17 +265,18 @@ def _probe_tiff(data: bytes) -> Header:
         return replace(_header(width, height, channels, alpha, dtype, int(turn), more), paged=paged)
 
 
-def cut_off(file: tifffile.TiffFile, data: bytes) -> bool:
-    """Whether a TIFF promises pages that would lie beyond its end."""
+def cut_off(file: tifffile.TiffFile, data: bytes, *, strict: bool = False) -> bool:
+    """Whether a TIFF promises pages that would lie beyond its end: by where the next one is, or by what it says of a
+    large stack, whose pages lie behind the first; if not `strict`, where some do, as words may outlive their pages."""
     last, width = file.pages.next_page_offset or 0, file.tiff.offsetsize
     if data[last : last + width] != bytes(width):  # where a zero says that there are no more pages
         return True
     said, first = file.imagej_metadata or {}, file.pages.first
     count = math.prod(int(said.get(what, 1)) for what in ("slices", "frames", "channels"))
-    if first.samplesperpixel == 1:
+    if first.samplesperpixel == 1 and (strict or not file.is_ome):  # which may tell of other files
         count = max(count, sum(math.prod(one.shape[:-2]) for one in file.series))
-    # ImageJ writes of a large stack but the first page, behind which the others lie.
-    return count > len(file.pages) and first.dataoffsets[0] + count * first.nbytes > len(data)
+    there = (len(data) - first.dataoffsets[0]) // first.nbytes
+    return there < count > len(file.pages) and (strict or there > 1)
 
 
 def _tiff_layout(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, str, tuple[int, ...]]:
@@ -357,8 +358,7 @@ class Images:
                 notes.append(
                     f"images of {found}: all become {max(counts, key=order.index)}, the widest {what} present."
                 )
-        paged = sum(n for header, n in headers.items() if header.paged)
-        if paged:
+        if paged := sum(n for header, n in headers.items() if header.paged):
             notes.append(
                 f"pages of {paged:,} TIFF file{'s' * (paged != 1)}, which say not what they are, are taken for "
                 "channels of a picture; --axes zyx for slices of a stack, or save each page as a file."

@@ -132,7 +132,7 @@ def _sound(file: tifffile.TiffFile, data: bytes) -> None:
 def _cut(file: tifffile.TiffFile, data: bytes) -> bool:
     """Whether pages, or what lies in them, would be beyond the end of the file."""
     ends = (at + n for page in file.pages for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
-    return cut_off(file, data) or max(ends) > len(data)
+    return cut_off(file, data, strict=True) or max(ends) > len(data)
 
 
 def _values(file: tifffile.TiffFile, data: bytes) -> np.ndarray:
