@@ -303,6 +303,22 @@ def test_the_largest_array_of_a_file_is_the_data_and_others_are_columns(kind, tm
         assert open_dataset(file, cache_dir=tmp_path / "cache").fingerprint != data.fingerprint, "changes are seen"
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5"])
+def test_series_are_no_column_of_themselves(kind, tmp_path):
+    """Though each is a vector, as long as those are that describe examples."""
+    values, labels, file = noise(40, 32).astype(np.float32) * 9, np.arange(40) % 2, tmp_path / f"series.{kind}"
+    if kind == "npy":
+        np.save(file, values)
+    elif kind == "npz":
+        np.savez(file, x=values, label=labels)
+    else:
+        with h5py.File(file, "w") as made:
+            made["x"], made["label"] = values, labels
+    listing = scan(file, axes="nt")
+    assert [profile.name for profile in listing.profiles] == ([] if kind == "npy" else ["label"])
+    assert len(listing) == 40 and ("column        none" in diagnose(listing)) == (kind == "npy")
+
+
 def test_missing_values_by_a_mask_beside_the_data_or_of_numpy(tmp_path):
     counts = np.random.default_rng(0).integers(0, 500, (20, 3, 16, 16), dtype=np.int32)
     mask = np.random.default_rng(1).random(counts.shape) < 0.2

@@ -6,18 +6,22 @@ import io
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
 from datafiles import fill
 from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.uid import BasicTextSRStorage, RLELossless
 from scans import ball, dicom, enhanced, item, slice_, stack
 
 from fromnoise.codec import codec_from_json, stackfile
 from fromnoise.data import diagnose, open_dataset, scan, tiff
 from fromnoise.data.blocks import Volume
+from fromnoise.data.dicom import frames
 from fromnoise.data.volume import _scans
-from fromnoise.errors import Unreadable
+from fromnoise.errors import FromNoiseError, Unreadable
 
 PAGES = ball((6, 10, 12))  # pages, rows, columns
 
@@ -135,6 +139,18 @@ def test_missing_values_and_masks_of_bits():
     assert bits.dtype == "uint8" and set(np.unique(bits.load())) == {0, 1}
 
 
+def test_number_types_that_are_mixed_are_said_and_floats_are_no_integers(tmp_path):
+    made = [stack(ball((24, 10, 12), seed=k).astype(("uint8", "uint16", "uint16")[k % 3])) for k in range(6)]
+    unit = [stack(ball((24, 10, 12), seed=k).astype(np.float32) / 900) for k in range(2)]
+    files = {f"{k}.tif": data for k, data in enumerate([*made, *unit])}
+    listing = scan(fill(tmp_path / "mixed", files))
+    (note,) = (note for note in listing.notes if "not scaled to each other" in note)
+    assert note.startswith("scans of 4 uint16, 2 uint8: all become uint16") and listing.common.dtype == "uint16"
+    assert why(tmp_path / "mixed") == ["a TIFF of floats, unlike most of the set: train on such by themselves"] * 2
+    alike = scan(fill(tmp_path / "alike", {f"{k}.tif": made[k] for k in (1, 2, 4)}))
+    assert not any("not scaled" in note for note in alike.notes)
+
+
 # ---- which files are stacks -----------------------------------------------------------------------------------------
 
 
@@ -163,6 +179,21 @@ def test_half_of_the_tiffs_must_be_stacks_and_axes_say_otherwise(tmp_path):
 )
 def test_grey_pages_that_are_not_named_are_slices(pages, kind, stacked):
     assert tiff.stacked(stack(pages, kind)) == stacked
+
+
+def test_what_becomes_of_pages_of_pictures_is_said_with_what_to_do_instead(tmp_path):
+    """Unnamed grey pages that are too few for slices are channels; of pages in colours the first is used."""
+    two = fill(tmp_path / "two", {f"{k}.tif": stack(ball((2, 10, 12), seed=k), "plain") for k in range(3)})
+    listing = scan(two)
+    assert listing.mode == "2 channels" and listing.medium.name == "image"
+    (note,) = listing.notes
+    assert note.startswith("pages of 3 TIFF files") and "--axes zyx" in note and "as a file" in note
+    assert scan(two, axes="zyx").medium.name == "volume"
+    said = written(ball((2, 10, 12)).astype(np.uint8), "CYX")
+    assert not scan(fill(tmp_path / "said", {"a.tif": said})).notes
+    colours = stack(ball((6, 10, 12), dtype="uint8")[..., None].repeat(3, -1), "colours")
+    told = diagnose(scan(fill(tmp_path / "rgb", {"a.tif": colours})))
+    assert "the first is used (save each as a file, or each colour as a grey stack): a.tif" in told
 
 
 def written(pages: np.ndarray, axes: str) -> bytes:
@@ -212,6 +243,32 @@ def test_a_stack_that_is_cut_anywhere_is_left_out(kind):
             read(whole[:length])
 
 
+@pytest.mark.parametrize("kind", ["imagej", "ome", "plain", "loop"])
+def test_a_stack_that_is_cut_is_no_picture_of_its_first_page(tmp_path, kind):
+    """Alone in its folder, where nothing else says what the set is, and beside pictures."""
+    whole = stack(PAGES, kind)
+    pages = tifffile.TiffFile(io.BytesIO(whole)).pages
+    first, last = pages[0].dataoffsets[0] + pages[0].nbytes, max(page.offset for page in pages)  # pyright: ignore
+    for length in np.linspace(first, last, 6).astype(int).tolist():
+        with pytest.raises(FromNoiseError, match="cut short"):
+            scan(fill(tmp_path / f"{length}", {"a.tif": whole[:length]}))
+        flat = {f"flat{k}.tif": stack(ball((1, 10, 12), seed=k)[0], "plain") for k in range(3)}
+        listing = scan(fill(tmp_path / f"{length}", flat))
+        assert listing.medium.name == "image" and len(listing) == 3
+        assert ["cut short" in file.reason for file in listing.skipped] == [True]
+
+
+def test_a_large_stack_of_imagej_that_says_but_its_first_page_may_be_cut_behind_it():
+    out, pages = io.BytesIO(), PAGES.astype(">u2")
+    tifffile.imwrite(out, pages[0], description="ImageJ=1.54f\nimages=6\nslices=6\n", metadata=None, byteorder=">")
+    whole = out.getvalue() + pages[1:].tobytes()
+    np.testing.assert_array_equal(read(whole).load(), stackfile.upright(pages))
+    for length in (len(out.getvalue()), len(whole) // 2, len(whole) - 1):
+        assert tiff.stacked(whole[:length]) == (length > len(out.getvalue())), "words may outlive the other pages"
+        with pytest.raises(Unreadable, match="cut short"):
+            read(whole[:length])
+
+
 # ---- DICOM of several frames ----------------------------------------------------------------------------------------
 
 CORNERS = [(-20.0, -30.0, 100 + 2.5 * k) for k in range(6)]
@@ -233,8 +290,9 @@ def test_frames_of_a_file_are_the_scan_that_they_would_be_as_a_series(turn):
 
 
 def test_a_frame_may_say_of_itself_what_others_share():
-    """The scale of one frame is another than that of most, as is the place of one file of a single frame."""
+    """The place of one file of a single frame, and that its numbers are scaled, where others are of no scale."""
     made = enhanced(PAGES.astype(np.uint16), CORNERS)
+    del made.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
     own = item(PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=0)])
     made.PerFrameFunctionalGroupsSequence[5].update(own)
     (found,), broken, (note,) = _scans({"a": dicom(made)})
@@ -244,6 +302,36 @@ def test_a_frame_may_say_of_itself_what_others_share():
     single = enhanced(PAGES[:1].astype(np.uint16), CORNERS[:1])
     (found,), broken, notes = _scans({"a": dicom(single)})
     assert found.shape == (12, 10, 1) and found.sized and not broken and not notes
+
+
+@pytest.mark.parametrize("kind", ["frames", "series"])
+@pytest.mark.parametrize(
+    ("slopes", "intercepts", "dtype"),
+    [
+        ((1, 2, 3, 1, 2, 3), (-1024, 0, 5, -1024, 0, 5), "int32"),
+        ((1, 1, 1, 1, 1, 1), (0, 0, 0, 0, 0, 7), "int32"),
+        ((0.5, 0.25, 1.5, 2, 0.125, 1), (0,) * 6, "float32"),
+    ],
+)
+def test_each_slice_has_a_slope_and_intercept_of_its_own(tmp_path, kind, slopes, intercepts, dtype):
+    """As PET has: all values are in their units, whole where all are, and no slice is left out."""
+    numbers = np.random.default_rng(0).integers(0, 3000, (6, 10, 12)).astype(np.uint16)
+    scales = list(zip(slopes, intercepts, strict=True))
+    if kind == "frames":
+        made = enhanced(numbers, CORNERS)
+        for group, (slope, intercept) in zip(made.PerFrameFunctionalGroupsSequence, scales, strict=True):
+            group.PixelValueTransformationSequence = [item(RescaleSlope=slope, RescaleIntercept=intercept)]
+        files = {"a.dcm": dicom(made)}
+    else:
+        files = {f"{k}.dcm": dicom(slice_(numbers[k], CORNERS[k], scale=scale)) for k, scale in enumerate(scales)}
+    (found,), broken, notes = _scans(files)
+    wanted = stackfile.upright(numbers * np.array(slopes)[:, None, None] + np.array(intercepts)[:, None, None])
+    np.testing.assert_array_equal(found.load(), wanted)
+    assert not broken and not notes and (found.values, found.slope, found.intercept) == (dtype, 1, 0)
+    dataset = open_dataset(fill(tmp_path / "in", files), size=(12, 10, 6), cache_dir=tmp_path / "cache")
+    saved = nib.load(dataset.codec.save(tmp_path / "a", dataset.codec.decode(dataset.x0([0]))[0], {}))
+    assert saved.get_data_dtype() == dtype and dataset.codec.units == "HU"  # pyright: ignore
+    np.testing.assert_allclose(nib.as_closest_canonical(saved).get_fdata(), wanted, atol=1e-3)  # pyright: ignore
 
 
 def test_frames_are_held_to_the_rules_of_series(tmp_path):
@@ -267,5 +355,52 @@ def test_frames_are_held_to_the_rules_of_series(tmp_path):
     for n, fault in ((5, "beyond a gap"), (1, "at the same place as another slice")):
         assert any(f"inside DICOM files: {n} ({fault}" in note for note in listing.notes), listing.notes
     found = [file.reason for file in listing.skipped]
-    assert len(found) == 4 and sum("several frames without places" in one for one in found) == 2
+    assert len(found) == 4 and sum("does not say where its frames of CT lie:" in one for one in found) == 1
+    assert sum("does not say where 1 of its 24 frames of CT lies:" in one for one in found) == 1
     assert sum("mask of single bits" in one for one in found) == 1 and sum("cut short" in one for one in found) == 1
+
+
+def rle(made: Dataset) -> Dataset:
+    made.compress(RLELossless)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["slice", "frames", "compressed"])
+def test_dicom_that_is_cut_anywhere_is_said_to_be_cut_short(kind):
+    """Also where its pixels are lost altogether, as those of reports are that never had any."""
+    made = slice_(PAGES[0], (0, 0, 0)) if kind == "slice" else enhanced(PAGES, CORNERS)
+    whole = dicom(rle(made) if kind == "compressed" else made)
+    for length in np.linspace(1, len(whole) - 30, 80).astype(int).tolist():
+        with pytest.raises(Unreadable, match="cut short"):
+            frames("a", whole[:length])
+    report = slice_(PAGES[0], (0, 0, 0))
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    del report.PixelData, report.Rows, report.Columns
+    with pytest.raises(Unreadable, match="a report"):
+        frames("a", dicom(report))
+
+
+def test_a_file_of_several_frames_that_is_damaged_is_said_to_be_so():
+    few, many, junk = enhanced(PAGES, CORNERS), enhanced(PAGES, CORNERS), dicom(rle(enhanced(PAGES, CORNERS)))
+    del few.PerFrameFunctionalGroupsSequence[4:]
+    many.NumberOfFrames = 1
+    fewer = rle(enhanced(PAGES[:4], CORNERS))
+    fewer.NumberOfFrames = 6
+    runs = b"\2\0\0\0\x40\0\0\0"  # how many runs of bytes a frame has, and where the first one is
+    faults = {
+        "is damaged, as it holds 6 and describes 4 frames": dicom(few),
+        "is damaged, as it holds 1 and describes 6 frames": dicom(many),
+        "cannot be decoded, as of a file that is cut short": dicom(fewer),
+        "cannot be decoded, as of a file that is cut short or damaged": junk.replace(runs, bytes(8)),
+    }
+    for fault, data in faults.items():
+        with pytest.raises(Unreadable, match=fault):
+            frames("a", data)
+
+
+@pytest.mark.parametrize(("modality", "remedy"), [("MR", "PerFrameFunctionalGroupsSequence"), ("US", "MP4")])
+def test_only_moving_pictures_are_told_to_become_mp4(modality, remedy):
+    made = enhanced(PAGES, CORNERS, Modality=modality)
+    del made.PerFrameFunctionalGroupsSequence
+    with pytest.raises(Unreadable, match=remedy):
+        frames("a", dicom(made))

@@ -190,6 +190,7 @@ def test_of_one_subject_nothing_held_out_lies_next_to_what_is_trained_on(tmp_pat
     files = {"a.nii": nifti(ball((24, 28, 60)), np.diag([*spacing, 1.0]))}
     dataset = open_dataset(fill(tmp_path, files), size=size)
     assert any("one subject" in note for note in dataset.notes)
+    assert not any(note.startswith(("0 examples", "1 examples")) for note in dataset.notes)
     block = np.array(dataset.listing.common.size)
     corner = {split: [] for split in SPLITS}
     for split, name in dataset.split_rows():
@@ -381,7 +382,7 @@ def test_each_fault_of_a_series_has_its_sentence_and_the_rest_trains(tmp_path):
         "of another size": wide,
         "localiser": scout,
         "cut short": short,
-        "several frames": frames,
+        "where its frames of CT lie": frames,
         "colours": colour,
         "burned in": burned,
         "JPEG-LS": coded,
@@ -414,6 +415,8 @@ def test_gaps_of_a_series_are_placed_once_and_missing_attributes_are_named(tmp_p
             delattr(one, tag)
         notes = scan(fill(tmp_path / tag, {f"{k}.dcm": dicom(one) for k, one in lacking.items()})).notes
         assert any(f"24 DICOM slices have no {tag}, so" in note for note in notes)
+        notes = scan(fill(tmp_path / f"one {tag}", {"a.dcm": dicom(lacking[0])})).notes
+        assert any(f"1 DICOM slice has no {tag}, so that it is a scan" in note for note in notes)
 
 
 def test_each_fault_of_nifti_has_its_sentence_and_the_rest_trains(tmp_path):

@@ -11,6 +11,7 @@ least `Grid.gap` on either side that belongs to no part, since neighbouring slic
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,15 +78,41 @@ class Volume:
     @property
     def values(self) -> np.dtype:
         """The dtype that holds its values: whole numbers where they are, else float32."""
-        stored = np.dtype(self.dtype)
-        if stored.kind not in "iu" or self.slope % 1 or self.intercept % 1:
-            return np.dtype(np.float32)
-        if (self.slope, self.intercept) == (1, 0):
-            return stored
-        info = np.iinfo(stored)
-        ends = [self.slope * end + self.intercept for end in (int(info.min), int(info.max))]
-        fits = (t for t in (np.int16, np.int32) if np.iinfo(t).min <= min(ends) and max(ends) <= np.iinfo(t).max)
-        return np.dtype(next(fits, np.float32))
+        return units(self.dtype, self.slope, self.intercept)
+
+    @property
+    def plane(self) -> int | None:
+        """The axis of which it has but one slice, None where it has several along each."""
+        return self.shape.index(1) if 1 in self.shape else None
+
+    @property
+    def kind(self) -> tuple[str, Container, int | None, bool]:
+        """What the scans of a set share: floats of TIFF are no numbers as its integers are, but often from 0 to 1."""
+        floats = self.container == "tiff" and self.values.kind == "f"
+        return self.modality, self.container, self.plane, floats
+
+
+def units(dtype: str, slope: float, intercept: float) -> np.dtype:
+    """The dtype that holds slope·number + intercept of all numbers of `dtype`."""
+    stored = np.dtype(dtype)
+    if stored.kind not in "iu" or slope % 1 or intercept % 1:
+        return np.dtype(np.float32)
+    if (slope, intercept) == (1, 0):
+        return stored
+    info = np.iinfo(stored)
+    ends = [slope * end + intercept for end in (int(info.min), int(info.max))]
+    fits = (t for t in (np.int16, np.int32) if np.iinfo(t).min <= min(ends) and max(ends) <= np.iinfo(t).max)
+    return np.dtype(next(fits, np.float32))
+
+
+def mixed(volumes: Sequence[Volume], dtype: np.dtype) -> list[str]:
+    """A sentence where scans are of several number types, unless their values have a unit; `dtype` holds all."""
+    kinds = Counter(str(volume.values) for volume in volumes)
+    found = ", ".join(f"{count:,} {name}" for name, count in kinds.most_common())
+    return [
+        f"scans of {found}: all become {dtype}, their values as they are and not scaled to each other; where these "
+        "count differently, bring them to one scale first."
+    ] * (len(kinds) > 1 and volumes[0].modality != "CT")
 
 
 def finite(values: np.ndarray) -> np.ndarray:

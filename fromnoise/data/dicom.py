@@ -24,7 +24,7 @@ from types import ModuleType
 import numpy as np
 
 from fromnoise.codec.niftifile import SCANNER, nibabels
-from fromnoise.data.blocks import Volume
+from fromnoise.data.blocks import Volume, units
 from fromnoise.errors import FromNoiseError, Unreadable, extra
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -34,6 +34,7 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
     *("InstanceNumber", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("FloatPixelData", "DoubleFloatPixelData"),
 ]
 _SCOUTS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _MODALITY = re.compile("[A-Z]{2,3}")  # nothing else is written down
@@ -46,9 +47,9 @@ _FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # directions of rows and columns where n
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A slice: a file, or the one at `index` of `several` in a file.  `plane` is what slices of one scan share; `depth`
-    where it lies along its normal, in mm; `lacks` the attribute for want of which it is a scan by itself, "" where it
-    has all."""
+    """A slice: a file, or the one at `index` of `several` in a file.  `plane` is what slices of one scan share, at last
+    whether they have a `scale` (slope, intercept), which each has its own of; `depth` where it lies along its normal,
+    in mm; `lacks` the attribute for want of which it is a scan by itself, "" where it has all."""
 
     file: str
     index: int
@@ -61,7 +62,8 @@ class Frame:
     modality: str
     scout: bool
     number: int
-    plane: tuple[int, int, str, float, float, tuple[float, ...], tuple[float, ...]]
+    plane: tuple[int, int, str, float, float, tuple[float, ...], bool]
+    scale: tuple[float, float]
     corner: tuple[float, ...] | None
     thickness: float
     digest: bytes
@@ -86,33 +88,66 @@ def frames(name: str, data: bytes) -> list[Frame]:
     """What is known of the slices in a file.  Raises Unreadable with reason and remedy."""
     found = _opened(data)
     try:
-        count = _sound(found)
-        digest = blake2b(data, digest_size=16).digest()
-        made = [_frame(name, found, index, count > 1, digest) for index in range(count)]
-        if count > 1 and any(one.corner is None for one in made):
-            raise Unreadable(_CINE)
-        return made
+        return _frames(name, found, data)
     except (Unreadable, FromNoiseError):
         raise
     except Exception:  # values are parsed when they are asked for, and errors quote them
         raise Unreadable("says of itself what cannot be: export it again") from None
 
 
+def _frames(name: str, found, data: bytes) -> list[Frame]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they may quote, too
+        count = _sound(found)
+        digest = blake2b(data, digest_size=16).digest()
+        made = [_frame(name, found, index, count > 1, digest) for index in range(count)]
+        lost = sum(one.corner is None for one in made)
+        if count > 1 and lost:
+            raise Unreadable(_placeless(found, f"{lost:,} of its {count:,} frames", lost == 1))
+        return made
+
+
 def _sound(found) -> int:
     """The number of frames.  Raises Unreadable for what gives no slices."""
     count = int(found.get("NumberOfFrames") or 1)
     if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
-        raise Unreadable("holds no pixels (a report, a plan or an index): leave it out")
+        raise Unreadable(_pixelless(found))
     if found.get("BurnedInAnnotation") == "YES":
         raise Unreadable("says that names are burned into its pixels: remove them before it is trained on")
-    if count > 1 and not found.get("PerFrameFunctionalGroupsSequence"):
-        raise Unreadable(_CINE)
+    said = len(found.get("PerFrameFunctionalGroupsSequence") or ())
+    if count > 1 and not said:
+        raise Unreadable(_placeless(found, "its frames"))
     if int(found.get("SamplesPerPixel") or 1) > 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise Unreadable("holds colours: save it as PNG and train on pictures")
     if int(found.BitsAllocated) == 1:
         raise Unreadable("holds a mask of single bits, a segmentation: leave it out")
     _check(found, count)
+    if said and said != count:
+        raise Unreadable(f"is damaged, as it holds {count:,} and describes {said:,} frames: copy or export it again")
     return count
+
+
+def _pixelless(found) -> str:
+    """Why there are no pixels, and what to do; pictures have some, so that a file of one without them is damaged."""
+    if "FloatPixelData" in found or "DoubleFloatPixelData" in found:
+        return "holds pixels that are no whole numbers, which are not read: save it as NIfTI"
+    kind = found.file_meta.get("MediaStorageSOPClassUID")
+    name = kind.name if kind else ""
+    bare = not len(found) and name == (kind or "")  # cut off before it says what it is
+    if bare or found.get("Rows") or "Image Storage" in name:
+        return "holds no pixels, though it is a picture, so that it is cut short or damaged: copy or export it again"
+    return "holds no pixels (a report, a plan or an index): leave it out"
+
+
+def _placeless(found, frames: str, one: bool = False) -> str:
+    """What is said of `frames` (`one` of them) without places: those of slices are wanting, others never have one."""
+    modality = str(found.get("Modality") or "")
+    if modality not in _SLICED:
+        return _CINE
+    return (
+        f"does not say where {frames} of {modality} lie{'s' * one}: export it again with "
+        "PerFrameFunctionalGroupsSequence and the places in it, or as NIfTI, or as a file a slice"
+    )
 
 
 def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
@@ -122,9 +157,10 @@ def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
     spacings = (said("PixelMeasuresSequence", "PixelSpacing", 2), _numbers(found, "ImagerPixelSpacing", 2))
     spacing = next((one for one in spacings if one and min(one) > 0), None)
     down, right = spacing or (1.0, 1.0)
-    slope = said("PixelValueTransformationSequence", "RescaleSlope", 1) or (1.0,)
-    intercept = said("PixelValueTransformationSequence", "RescaleIntercept", 1) or (0.0,)
-    if not slope[0]:
+    slope = said("PixelValueTransformationSequence", "RescaleSlope", 1)
+    intercept = said("PixelValueTransformationSequence", "RescaleIntercept", 1)
+    scale = (slope or (1.0,))[0], (intercept or (0.0,))[0]
+    if not scale[0]:
         raise Unreadable("says that all values are one: export it again")
     sign = "int" if found.get("PixelRepresentation") == 1 else "uint"
     kinds, modality = found.get("ImageType") or (), str(found.get("Modality") or "")
@@ -149,8 +185,9 @@ def _frame(name: str, found, index: int, several: bool, digest: bytes) -> Frame:
             down,
             right,
             tuple(round(x, 4) for x in turn or _FLAT),
-            (slope[0], intercept[0]),
+            bool(slope or intercept),
         ),
+        scale=scale,
         corner=corner if turn else None,
         thickness=(said("PixelMeasuresSequence", "SliceThickness", 1) or (1.0,))[0] or 1.0,
         digest=digest,
@@ -161,7 +198,8 @@ def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[V
     """The scans that slices make, the files that are in none, with reason and remedy, and what is said of the set."""
     found, broken, notes, left = [], {}, [], list[tuple[Frame, str]]()
     for tag, n in Counter(one.lacks for one in frames if one.lacks).items():
-        notes.append(f"{n:,} DICOM slices have no {tag}, so that each is a scan by itself: export them with it.")
+        what = "slices have no {}, so that each is" if n > 1 else "slice has no {}, so that it is"
+        notes.append(f"{n:,} DICOM {what.format(tag)} a scan by itself: export again with it.")
     series: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
     for one in frames:
         if one.scout:
@@ -184,7 +222,7 @@ def _even(slices: Sequence[Frame], left: list[tuple[Frame, str]], notes: list[st
     for one in sorted(slices, key=lambda one: (one.number, one.file, one.index)):
         if one.plane != plane:
             own = "give it a SeriesInstanceUID of its own"
-            left.append((one, f"of another size, spacing, direction or scale than most of its series: {own}"))
+            left.append((one, f"of another size, spacing, direction or kind of values than most of its series: {own}"))
         elif round(one.depth, 2) in at:
             once = "which is kept: export time points by themselves"
             left.append((one, f"at the same place as another slice of its series, {once}"))
@@ -211,7 +249,7 @@ def _gaps(ordered: Sequence[Frame], after: Sequence[int], usual: float, kept: in
         missing = round((behind.depth - before.depth) / usual) - 1
         what = f"{missing} missing" if missing > 0 else "they lie closer"
         places.append(f"{what} between {before.depth:.4g} and {behind.depth:.4g} mm")
-    more = f" and {len(places) - _SHOWN} times more" * (len(places) > _SHOWN)
+    more = f" and {len(places) - _SHOWN} more" * (len(places) > _SHOWN)
     return (
         f"a series of {len(ordered):,} slices, {usual:.3g} mm apart along its normal, is not even: "
         f"{', '.join(places[:_SHOWN])}{more}; its longest even run, of {kept:,}, is used."
@@ -220,7 +258,8 @@ def _gaps(ordered: Sequence[Frame], after: Sequence[int], usual: float, kept: in
 
 def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
     first, last = slices[0], slices[-1]
-    rows, columns, dtype, down, right, turn, (slope, intercept) = first.plane
+    rows, columns, stored, down, right, turn, _ = first.plane
+    dtype, slope, intercept = _numbered(stored, {one.scale for one in slices})
     along_row, along_column = np.array(turn[:3]), np.array(turn[3:])
     across = np.cross(along_row, along_column) * first.thickness
     corner = np.array(first.corner or (0.0, 0.0, 0.0))
@@ -234,8 +273,8 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
 
     def load() -> np.ndarray:
         read = ((_pixels(files[path]), of) for path, of in groupby(slices, key=lambda one: one.file))
-        raw = np.stack([pictures[one.index].T for pictures, of in read for one in of], -1)
-        values = raw if (slope, intercept) == (1, 0) else raw * slope + intercept
+        raw = ((pictures[one.index].T, one.scale) for pictures, of in read for one in of)
+        values = np.stack([part if scale == (1, 0) else part * scale[0] + scale[1] for part, scale in raw], -1)
         return orientations.apply_orientation(values, upright)
 
     digest = blake2b(b"".join(one.digest for one in slices), digest_size=16).digest()
@@ -256,6 +295,14 @@ def _volume(slices: list[Frame], files: Mapping[str, bytes]) -> Volume:
         holes=False,
         load=load,
     )
+
+
+def _numbered(stored: str, scales: set[tuple[float, float]]) -> tuple[str, float, float]:
+    """The dtype of a scan's numbers, with slope and intercept; of its values, (1, 0), where each slice has its own."""
+    if len(scales) == 1:
+        return stored, *next(iter(scales))
+    fits = np.result_type(*(units(stored, *scale) for scale in scales))
+    return str(fits if fits.kind in "iu" and fits.itemsize <= 4 else np.dtype(np.float32)), 1.0, 0.0
 
 
 def _opened(data: bytes):
@@ -288,7 +335,8 @@ def _check(found, count: int) -> None:
             f"is compressed as {way}, for which no decoder is installed: pip install pylibjpeg "
             "pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it, as with dcmdjpeg"
         )
-    _decoded(found)
+    if _decoded(found).size < count * int(found.Rows) * int(found.Columns):
+        raise Unreadable("is cut short: copy or export it again")
 
 
 def _pixels(data: bytes) -> np.ndarray:
@@ -303,7 +351,10 @@ def _decoded(found) -> np.ndarray:
             warnings.simplefilter("ignore")
             return found.pixel_array
     except Exception:  # decoders raise whatever a broken stream leads them to
-        raise Unreadable("has pixels that cannot be decoded: decompress it, as with dcmdjpeg or gdcmconv") from None
+        raise Unreadable(
+            "has pixels that cannot be decoded, as of a file that is cut short or damaged: copy or export it again, or "
+            "decompress it, as with dcmdjpeg or gdcmconv"
+        ) from None
 
 
 def _said(found, index: int, macro: str, name: str, count: int) -> tuple[float, ...] | None:

@@ -152,7 +152,8 @@ def field_stacks(
             values, name, axes=axes, channels_first=channels_first, lone=lone, fill=fill, units=array.units
         )
         assert isinstance(stack.header, FieldHeader)
-        beside = {} if stack.single else columns(arrays, len(stack.pixels), split_word(key))
+        others = {name: one for name, one in arrays.items() if name != key and name not in masks}
+        beside = {} if stack.single else columns(others, len(stack.pixels), split_word(key))
         stacks.append(replace(stack, key=key, columns=beside, header=replace(stack.header, container=container)))
         notes.append(note)
     sizes = [len(stack.pixels) for stack in stacks]

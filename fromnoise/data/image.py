@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ _PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
 # The most pages of a TIFF that are taken for channels, and the most channels of a lone array.
 MAX_CHANNELS = 32
 _MODES = ("grey", "grey-alpha", "RGB", "RGBA")  # from the narrowest to the widest
+_MORE = "with several frames or pages, of which the first is used (save each as a file, or each colour as a grey stack)"
 _LONG = 3.0  # aspect ratio beyond which the centre cut loses most of the picture
 
 
@@ -48,7 +50,7 @@ class Header:
     """What is known of an image without its pixels, upright.
 
     `alpha` says whether the last channel is opacity; `orientation` is EXIF's 1..8; `more` that the file holds frames
-    or pages beyond the first, which alone is used.
+    or pages beyond the first, which alone is used; `paged` that channels are pages of which the file does not say it.
     """
 
     height: int
@@ -58,6 +60,7 @@ class Header:
     dtype: str
     orientation: int = 1
     more: bool = False
+    paged: bool = False
 
     @property
     def size(self) -> Shape:
@@ -245,6 +248,8 @@ def _unpacked(data: bytes, rawmode: str) -> np.ndarray:
 
 def _probe_tiff(data: bytes) -> Header:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
+        if cut_off(file, data):
+            raise Unreadable("is cut short, as pages behind its first lie beyond its end: copy or export it again")
         page, axes, shape = _tiff_layout(file)
         height, width = (shape[axes.index(axis)] for axis in "YX")
         channels = shape[axes.index("C")] if "C" in axes else 1
@@ -256,7 +261,22 @@ def _probe_tiff(data: bytes) -> Header:
         alpha = opacity and channels in (2, 4) and dtype in ("uint8", "uint16")
         turn = page.tags["Orientation"].value if "Orientation" in page.tags else 1
         more = len(file.pages) > 1 and not ("C" in axes and page.samplesperpixel == 1)
-        return _header(width, height, channels, alpha, dtype, int(turn), more)
+        paged = axes == "CYX" and file.series[0].axes[0] == "Q"
+        return replace(_header(width, height, channels, alpha, dtype, int(turn), more), paged=paged)
+
+
+def cut_off(file: tifffile.TiffFile, data: bytes, *, strict: bool = False) -> bool:
+    """Whether a TIFF promises pages that would lie beyond its end: by where the next one is, or by what it says of a
+    large stack, whose pages lie behind the first; if not `strict`, where some do, as words may outlive their pages."""
+    last, width = file.pages.next_page_offset or 0, file.tiff.offsetsize
+    if data[last : last + width] != bytes(width):  # where a zero says that there are no more pages
+        return True
+    said, first = file.imagej_metadata or {}, file.pages.first
+    count = math.prod(int(said.get(what, 1)) for what in ("slices", "frames", "channels"))
+    if first.samplesperpixel == 1 and (strict or not file.is_ome):  # which may tell of other files
+        count = max(count, sum(math.prod(one.shape[:-2]) for one in file.series))
+    there = (len(data) - first.dataoffsets[0]) // first.nbytes
+    return there < count > len(file.pages) and (strict or there > 1)
 
 
 def _tiff_layout(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, str, tuple[int, ...]]:
@@ -338,6 +358,11 @@ class Images:
                 notes.append(
                     f"images of {found}: all become {max(counts, key=order.index)}, the widest {what} present."
                 )
+        if paged := sum(n for header, n in headers.items() if header.paged):
+            notes.append(
+                f"pages of {paged:,} TIFF file{'s' * (paged != 1)}, which say not what they are, are taken for "
+                "channels of a picture; --axes zyx for slices of a stack, or save each page as a file."
+            )
         widest = max(headers, key=lambda h: _MODES.index(h.mode) if h.mode in _MODES else 0)
         return replace(widest, dtype=max(depths, key=lambda name: np.dtype(name).itemsize)), notes
 
@@ -366,7 +391,7 @@ class Images:
     def remarks(self, header: Header, codec: ImageCodec, headers: Counter[Header]) -> list[str]:
         remarks, mixed = [], len({one.size for one in headers}) > 1
         if header.more:
-            remarks.append("with several frames or pages, of which the first is used")
+            remarks.append(_MORE)
         if mixed and max(header.size) > _LONG * min(header.size):
             remarks.append(f"more than {_LONG:.0f} times as long as wide, of which the centre is used")
         if mixed and (header.height < codec.height / 2 or header.width < codec.width / 2):

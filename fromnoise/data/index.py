@@ -23,7 +23,7 @@ from fromnoise.data.media import MEDIA
 from fromnoise.data.store import keep
 from fromnoise.version import __version__
 
-_FORMAT = 3
+_FORMAT = 4
 _NONE = np.zeros((0, 2), dtype=np.uint64)
 
 

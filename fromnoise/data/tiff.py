@@ -25,7 +25,7 @@ from PIL import Image
 from fromnoise.codec.niftifile import ALIGNED
 from fromnoise.codec.stackfile import ORIENTATION, upright
 from fromnoise.data.blocks import MOST, Volume, check, finite
-from fromnoise.data.image import TIFF, channels_last
+from fromnoise.data.image import TIFF, channels_last, cut_off
 from fromnoise.data.stack import COLOURS
 from fromnoise.errors import Unreadable
 
@@ -47,9 +47,11 @@ def stacked(data: bytes) -> bool:
     """Whether a file is of several slices, by the rule at the top of this file, whatever else may be wrong with it."""
     try:
         with _opened(data) as file:
-            axes, shape = _axes(file), file.series[0].shape
             if file.pages.first.samplesperpixel > 1:
                 return False
+            if cut_off(file, data):  # no picture, though the first page may be whole
+                return True
+            axes, shape = _axes(file), file.series[0].shape
             if axes == "QYX":
                 return shape[0] > max(COLOURS) and not channels_last(shape)
             return "Z" in axes or axes == "IYX"
@@ -129,16 +131,8 @@ def _sound(file: tifffile.TiffFile, data: bytes) -> None:
 
 def _cut(file: tifffile.TiffFile, data: bytes) -> bool:
     """Whether pages, or what lies in them, would be beyond the end of the file."""
-    last, width = file.pages.next_page_offset or 0, file.tiff.offsetsize
-    if data[last : last + width] != bytes(width):  # where a zero says that there are no more pages
-        return True
     ends = (at + n for page in file.pages for at, n in zip(page.dataoffsets, page.databytecounts, strict=True))
-    said, first = file.imagej_metadata or {}, file.pages.first
-    count = math.prod(int(said.get(what, 1)) for what in ("slices", "frames", "channels"))
-    count = max(count, sum(math.prod(one.shape[:-2]) for one in file.series))
-    # ImageJ writes of a large stack but the first page, behind which the others lie.
-    behind = first.dataoffsets[0] + count * first.nbytes if count > len(file.pages) else 0
-    return max(*ends, behind) > len(data)
+    return cut_off(file, data, strict=True) or max(ends) > len(data)
 
 
 def _values(file: tifffile.TiffFile, data: bytes) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 scans     one a NIfTI file, one a DICOM series or a DICOM file of several frames, one a TIFF, where half of the TIFF
           files or more are stacks (`tiff.py`); those of the most common modality are the set, others are left out
-values    in their units: slope and intercept applied, integers where they are whole, else float32
+values    in their units: slope and intercept applied, integers where they are whole, else float32; where scans have
+          several number types the widest, which is said; TIFF of floats and of integers are sets by themselves
 axes      turned so that x runs to the right, y to the front and z upwards; samples are turned back
 examples  slices across the axis of the coarsest voxels, of cubes from below upwards; whole scans where there are
           `MANY` or more of at most `SMALL` voxels; or as asked: --size 64 or 48x64 for slices, 64x1x64 for slices
@@ -33,7 +34,7 @@ from fromnoise.codec.medium import POSITION, Gathered, Size
 from fromnoise.codec.niftifile import ALIGNED
 from fromnoise.codec.volume import AXES, UNITS, Container, VolumeCodec
 from fromnoise.data import dicom, nifti, tiff
-from fromnoise.data.blocks import GAP, Blocks, Grid, Volume
+from fromnoise.data.blocks import GAP, Blocks, Grid, Volume, mixed
 from fromnoise.data.gathered import by_digest
 from fromnoise.data.overlaid import alike, overlaid
 from fromnoise.data.size import target_size
@@ -202,32 +203,23 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
     """
     if not found:
         raise Unreadable(next(iter(broken.values()), "there are no scans"))
-    kinds = Counter(map(_kind, found))
+    kinds = Counter(volume.kind for volume in found)
     # Maps of labels go with scans, and are a set only where nothing else is there.
     most = max(kinds, key=lambda kind: (kind[0] != nifti.LABELS, kinds[kind], str(kind)))
     for volume in found:
-        if _kind(volume) != most:
+        if volume.kind != most:
             plain = "a scan" if volume.container == "nifti" else "a TIFF"
             what = {nifti.LABELS: "a map of labels", "": plain}.get(volume.modality, volume.modality)
-            flat = " of a single slice" if _plane(volume) is not None else ""
-            broken[volume.file] = f"{what}{flat}, unlike most of the set: train on such by themselves"
-    kept = [volume for volume in found if _kind(volume) == most]
+            flat = " of a single slice" if volume.plane is not None else ""
+            of = f" of {'floats' if volume.kind[3] else 'integers'}" * (volume.kind[:3] == most[:3])
+            broken[volume.file] = f"{what}{of or flat}, unlike most of the set: train on such by themselves"
+    kept = [volume for volume in found if volume.kind == most]
     if any(volume.sized for volume in kept):
         where = _SIZED[kept[0].container]
         unsized = f"says not how large its voxels are, as others do: write that into it ({where})"
         broken |= {volume.file: unsized for volume in kept if not volume.sized}
         return [volume for volume in kept if volume.sized]
     return kept
-
-
-def _kind(volume: Volume) -> tuple[str, Container, int | None]:
-    """What the scans of a set share."""
-    return volume.modality, volume.container, _plane(volume)
-
-
-def _plane(volume: Volume) -> int | None:
-    """The axis of which a scan has but one slice, None where it has several along each."""
-    return volume.shape.index(1) if 1 in volume.shape else None
 
 
 def _cut(volumes: Sequence[Volume], size: Size | None) -> tuple[Blocks, list[str]]:
@@ -238,7 +230,7 @@ def _cut(volumes: Sequence[Volume], size: Size | None) -> tuple[Blocks, list[str
     many = len(volumes) >= MANY and all(np.prod(volume.shape) <= SMALL for volume in volumes)
     block = _asked(size, shape) if isinstance(size, tuple) and len(size) == 3 else None
     if block is None and (size is not None or not many):
-        block = _slice(shape, spacing, _plane(volumes[0]), size)
+        block = _slice(shape, spacing, volumes[0].plane, size)
     if block is None:
         block = int(shape[0]), int(shape[1]), int(shape[2])
     along = block.index(1) if 1 in block else None
@@ -250,7 +242,7 @@ def _cut(volumes: Sequence[Volume], size: Size | None) -> tuple[Blocks, list[str
     grid = Grid(block=block, spacing=spacing, along=along, whole=whole, gap=gap)
     dtype = np.result_type(*(volume.values for volume in volumes))
     dtype = dtype if dtype.kind in "iu" else np.dtype(np.float32)
-    return Blocks(volumes, grid, dtype), _told(volumes, grid)
+    return Blocks(volumes, grid, dtype), [*_told(volumes, grid), *mixed(volumes, dtype)]
 
 
 def _asked(size: tuple[int, ...], shape: np.ndarray) -> tuple[int, int, int]:
@@ -371,8 +363,9 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
         return [OPEN] * len(parts), "", [body, close]
     gaps = parts.count(None)
     apart = f"{blocks.grid.gap:.4g} {UNITS[volumes[0].container]}"
-    left = f"{gaps:,} examples within {apart} of what is held out, or across its edge, are left out."
-    return list(parts), "slabs of one subject", [body, left]
+    what = f"{gaps:,} examples" if gaps > 1 else "1 example"
+    left = f"{what} within {apart} of what is held out, or across its edge, {'are' if gaps > 1 else 'is'} left out."
+    return list(parts), "slabs of one subject", [body, *[left] * (gaps > 0)]
 
 
 def _unnamed(volumes: Sequence[Volume], placed: bool) -> list[str]:
