@@ -22,6 +22,10 @@ class Unreadable(Exception):
     """This file gives nothing; the message says why."""
 
 
+class Damaged(Unreadable):
+    """This file is of a known kind and broken; what the message says after its first colon is how."""
+
+
 def reason(error: Exception) -> str:
     """Why, on one line: the system's own words where it was the system."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).partition("\n")[0]

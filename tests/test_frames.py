@@ -241,6 +241,26 @@ def test_what_is_no_frame_is_said(tmp_path):
         read_as(tmp_path / "none", image_codec())
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: bytes(len(data)), lambda data: b""])
+def test_an_end_that_is_damaged_is_said_with_a_remedy(tmp_path, ending, harm):
+    file = tmp_path / f"last.{ending}"
+    Image.fromarray(pictures(1, 64, 64)[0]).save(file)
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(FromNoiseError) as error:
+        read_as(file, image_codec())
+    what = "is a damaged picture (" if file.stat().st_size else "is empty: "
+    assert str(error.value).startswith(f"{file} {what}") and ": " in str(error.value) and "video" not in str(error.value)
+
+
+def test_a_folder_of_frames_as_an_end_names_its_damaged_frame(tmp_path):
+    files = folder("clip", pictures(5))
+    files["clip/frame_0003.png"] = files["clip/frame_0003.png"][:-20]
+    fill(tmp_path, files)
+    with pytest.raises(FromNoiseError, match=r"clip holds frame_0003\.png, which is no frame .*: replace or remove it"):
+        read_as(tmp_path / "clip", image_codec())
+
+
 def test_ends_of_the_command_line(tmp_path):
     assert parse_ends(None, None, None) == (None, None)
     a, b = tmp_path / "a", tmp_path / "b"

@@ -116,7 +116,12 @@ def clip_in(folder: Path, codec: VideoCodec) -> np.ndarray:
         place for place, name in enumerate(names) if "/" not in name and tree.entries[place].suffix in image.SUFFIXES
     ]
     numbered, _ = _numbered(names, places)
-    frames = [frame(read(tree, tree.entries[place]), codec.image) for place in numbered.places.tolist()]
+    frames = []
+    for place in numbered.places.tolist():
+        try:
+            frames.append(frame(read(tree, tree.entries[place]), codec.image))
+        except Unreadable as error:
+            raise Unreadable(f"holds {names[place]}, which is no frame ({error}): replace or remove it") from error
     if len({one.shape for one in frames}) != 1:
         raise Unreadable("holds no numbered pictures of one size: give a clip, a picture, or the folder of its frames")
     return np.stack(frames)
