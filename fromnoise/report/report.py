@@ -25,8 +25,8 @@ TONES = 6  # colours of the ramp from low to high noise, `s0` to `s5` in the sty
 LOSS = "Lower is better; the held-out line is the one that counts."
 MATCHED = (
     "Of a student: once its samples are matched to the teacher's as a whole, the training loss is that of another aim, "
-    "and the held-out loss, which sees only where each noise leads, need not fall: how near its samples come to the data "
-    "is what counts."
+    "and the held-out loss, which sees only where each noise leads, need not fall: how near its samples come to the "
+    "data is what counts."
 )
 
 
