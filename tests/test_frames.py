@@ -191,6 +191,18 @@ def test_frames_beside_a_damaged_one_are_said_to_be_so_and_the_longer_part_is_us
     assert "missing" not in " ".join([*why.values(), *listing.notes])
 
 
+def test_a_frame_whose_damage_only_decoding_shows_is_named_and_what_becomes_of_its_clip(tmp_path):
+    files = folder("whole", pictures(8)) | folder("hurt", pictures(8, seed=1)) | folder("other", pictures(8, seed=2))
+    data = bytearray(png(pictures(1, 64, 64)[0]))
+    files |= {f"hurt/frame_{k:04}.png": png(pictures(1, 64, 64, seed=k)[0]) for k in range(1, 9)}
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    files["hurt/frame_0003.png"] = bytes(data)
+    opened = open_dataset(fill(tmp_path / "set", files), fps=12, cache_dir=tmp_path / "cache", size=(4, 8, 8))
+    (left,) = opened.listing.skipped
+    assert left.name == "hurt" and left.reason.startswith("its frame_0003.png cannot be used (")
+    assert left.reason.endswith("so that the whole clip is left out: replace that frame")
+
+
 def test_a_window_is_frames_of_one_folder_in_the_order_of_their_numbers(tmp_path):
     shown = pictures(12)
     files = folder("a", shown, "frame_{}.png") | folder("b", shown[::-1], "frame_{}.png")  # 10 comes before 2 by name

@@ -90,7 +90,8 @@ class Frames:
         try:
             return frame(read(self.tree, entry), codec)
         except Unreadable as error:
-            raise Unreadable(f"its {posixpath.basename(entry.name)} {error}") from error
+            why = f"its {posixpath.basename(entry.name)} cannot be used ({error})"
+            raise Unreadable(f"{why}, so that the whole clip is left out: replace that frame") from error
 
 
 def frame(data: bytes, codec: ImageCodec) -> np.ndarray:
