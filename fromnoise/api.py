@@ -318,7 +318,7 @@ class Run:
 
         A `TextJudgement` for text, a `Judgement` for all else; both have `table()` and `sentences`.
 
-        Raises FromNoiseError for a set that is too small to judge, after writing its report.
+        Raises NotJudged, a FromNoiseError, for a set that is too small to judge, after writing its report.
         """
         say = watch or (lambda event: None)
         judge = proofread if isinstance(self.release.codec, TextCodec) else appraise

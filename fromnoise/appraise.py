@@ -23,7 +23,7 @@ from fromnoise.codec import Moving, Physical
 from fromnoise.cond import Cond
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import encode
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import NotJudged
 from fromnoise.evaluate import (
     Asked,
     Judgement,
@@ -85,7 +85,7 @@ def appraise(
 ) -> Judgement:
     """Judges `n` samples of `seed` and writes evaluation.json and report.html.
 
-    Raises FromNoiseError for a set that is too small to judge, after writing its report.
+    Raises NotJudged for a set that is too small to judge, after writing its report.
     """
     train, held = measured_on(dataset)
     # What cannot be judged is not sampled for either: the report shows a sheet.
@@ -124,9 +124,12 @@ def appraise(
         moving = samples.moving_sheet(MOVING)
         write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples), moving=moving)
     if judgement is None:
-        raise FromNoiseError(
+        less = (
+            f" Nor can fewer than {FEWEST_COPIED} training examples say whether samples copy them: look at the report."
+        )
+        raise NotJudged(
             f"Not judged: a judgement needs {FEWEST} held-out and {4 * FEWEST} training examples, and there are "
-            f"{len(held)} and {len(train)}; give it more data.{copying}"
+            f"{len(held)} and {len(train)}; give it more data.{copying or less}"
         )
     return judgement
 
@@ -288,4 +291,5 @@ def write_card(
         moving=moving,
         texts=texts,
         reading=reading,
+        matched=release.config.model.flow_map and release.config.flow.match_from < 1,
     )

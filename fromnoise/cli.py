@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fromnoise.errors import Advice, FromNoiseError, TrainingStopped
+from fromnoise.errors import Advice, FromNoiseError, NotJudged, TrainingStopped
 
 app = typer.Typer(
     name="fromnoise",
@@ -267,8 +267,11 @@ def evaluate(
     from fromnoise import api
 
     loaded = api.load(run)
-    judgement = loaded.evaluate(n=n, seed=seed, data=data, watch=lambda line: print(line, file=sys.stderr))
-    print("\n".join([*judgement.table(), *judgement.sentences]))
+    try:
+        judgement = loaded.evaluate(n=n, seed=seed, data=data, watch=lambda line: print(line, file=sys.stderr))
+        print("\n".join([*judgement.table(), *judgement.sentences]))
+    except NotJudged as why:  # the report is there, and says what can be said
+        print(why)
     print(loaded.folder.report)
 
 

@@ -10,6 +10,10 @@ class FromNoiseError(ValueError):
     """A mistake the user can mend: one sentence that says what is wrong, where, and what to do."""
 
 
+class NotJudged(FromNoiseError):
+    """A set is too small to judge samples by; the message says why, and what can be said.  Everything else is done."""
+
+
 class Advice(UserWarning):
     """Something the user may want to mend, in one sentence; the work goes on."""
 
@@ -20,6 +24,10 @@ class TrainingStopped(Exception):
 
 class Unreadable(Exception):
     """This file gives nothing; the message says why."""
+
+
+class Damaged(Unreadable):
+    """This file is of a known kind and broken; what the message says after its first colon is how."""
 
 
 def reason(error: Exception) -> str:

@@ -89,9 +89,10 @@ class FewSteps:
         for steps in STEPS:
             student, teacher = self.at(steps)
             moves, times = f"{steps} step{'s' * (steps > 1)}", student.frechet / self.default.frechet
+            much = f"{times:{',.0f' if times >= 10 else '.2g'}}"
             if student.frechet < teacher.frechet:
                 said.append(
-                    f"In {moves} the student is the better choice: {student.frechet:.3g}, {times:.2g} times the "
+                    f"In {moves} the student is the better choice: {student.frechet:.3g}, {much} times the "
                     f"teacher's default, against {teacher.frechet:.3g}."
                 )
             else:

@@ -10,7 +10,7 @@ from fromnoise.appraise import keep_judgement, write_card
 from fromnoise.checkpoint import writing
 from fromnoise.codec import TextCodec
 from fromnoise.data import Dataset
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import NotJudged
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.evaluate.judge_text import TextJudgement, judge_text
 from fromnoise.folder import RunFolder
@@ -34,7 +34,7 @@ def proofread(
 ) -> TextJudgement:
     """Judges the model and `n` samples of `seed`, and writes evaluation.json and report.html.
 
-    Raises FromNoiseError for a set that is too small to judge, after writing its report.
+    Raises NotJudged for a set that is too small to judge, after writing its report.
     """
     codec = release.codec
     assert isinstance(codec, TextCodec)
@@ -53,7 +53,10 @@ def proofread(
     with writing(folder.report):
         write_card(folder, release, texts=samples[:SHOWN], reading=found)
     if found is None:
-        raise FromNoiseError(f"Not judged: that needs {FEWEST} held-out texts, and there are {len(held)}; give more.")
+        raise NotJudged(
+            f"Not judged: that needs {FEWEST} held-out texts, and there are {len(held)}; give more, and read the "
+            "samples in the report."
+        )
     return found
 
 

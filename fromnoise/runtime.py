@@ -159,8 +159,15 @@ def _prefers_bfloat16(device: torch.device) -> tuple[bool, str]:
     ratio = _bfloat16_speed()
     # Autocast also pays for casts, so a small lead in products is a loss in training.
     narrow = ratio > 1.5
-    says = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-    return narrow, f"{'bfloat16' if narrow else 'float32'} since bfloat16 products are {says} here"
+    return narrow, f"{'bfloat16' if narrow else 'float32'} since bfloat16 products are {_speed(ratio)} here"
+
+
+def _speed(ratio: float) -> str:
+    """How many times faster, as precisely as it was measured: 1.3, 13, 130."""
+    much = float(f"{max(ratio, 1 / ratio):.2g}")
+    if much == 1:
+        return "as fast as float32"
+    return f"{much:,g} times {'faster' if ratio > 1 else 'slower'}"
 
 
 def _bfloat16_speed(size: int = 384, limit: float = 0.15) -> float:

@@ -27,7 +27,7 @@ from fromnoise.data.doctor import diagnose
 from fromnoise.data.image import MAX_PIXELS, decode, probe
 from fromnoise.data.scan import Listing, scan
 from fromnoise.data.size import target_size
-from fromnoise.data.splits import HELD_OUT_MOST, OPEN, TEST, TRAIN, VAL, assign, folder_roles, hash_split
+from fromnoise.data.splits import HELD_OUT_MOST, OPEN, TEST, TRAIN, VAL, assign, folder_roles, hash_split, hold_groups
 from fromnoise.data.texts import Texts
 from fromnoise.data.tree import Unreadable
 from fromnoise.errors import FromNoiseError
@@ -642,6 +642,30 @@ def test_the_hash_split_keeps_copies_together_and_both_sides_filled(contents):
         assert held.any() and not held.all()
     order = RNG.permutation(len(digests))
     np.testing.assert_array_equal(hash_split(digests[order]), held[order])
+
+
+@given(sizes=st.lists(st.integers(1, 60), min_size=2, max_size=30), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_groups_are_held_out_whole_at_least_one_and_about_a_tenth_of_the_examples(sizes, seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 2**64, (len(sizes), 2), dtype=np.uint64)
+    whose = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    held = hold_groups(groups[whose])
+    out = set(whose[held].tolist())
+    assert 1 <= len(out) < len(sizes) and not out & set(whose[~held].tolist())
+    # Never so many that leaving out the last would have come nearer, never so few that one more would have.
+    assert held.sum() < 0.3 * len(whose) or held.sum() == min(sizes)
+    order = rng.permutation(len(whose))
+    np.testing.assert_array_equal(hold_groups(groups[whose][order]), held[order])
+    smallest_missing = min(size for group, size in enumerate(sizes) if group not in out)
+    assert held.sum() >= 0.1 * len(whose) - smallest_missing / 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_few_equal_groups_one_is_held_out_whatever_they_hold(seed):
+    groups = np.random.default_rng(seed).integers(0, 2**64, (4, 2), dtype=np.uint64)
+    assert hold_groups(groups.repeat(20, axis=0)).sum() == 20
+    assert hold_groups(groups[:1].repeat(20, axis=0)).sum() == 0, "one group is trained on"
 
 
 def test_the_hash_split_is_a_tenth_and_no_more_than_its_limit():

@@ -85,6 +85,27 @@ def test_class_folders_are_not_taken_for_clips(tmp_path, why):
     assert clips.medium.name == "video" and {header.rate for header in clips.items.headers} == {"25"}
 
 
+@pytest.mark.parametrize("harm", ["gap", "cover", "size", "few", "damage"])
+def test_one_folder_that_is_otherwise_does_not_silence_what_is_said_of_the_others(tmp_path, harm):
+    files, odd = folders(4, 6, "{:03}.png"), folder("clip9", pictures(6, seed=9), "{:03}.png")
+    if harm == "gap":
+        del odd["clip9/003.png"]
+    elif harm == "few":
+        odd = dict(list(odd.items())[:2])
+    else:
+        odd |= {
+            "cover": {"clip9/cover.png": odd["clip9/001.png"]},
+            "size": {"clip9/006.png": png(pictures(1, 9, 9)[0])},
+            "damage": {"clip9/001.png": b"\x89PNG"},
+        }[harm]
+    for name in ("clip9", "aaa"):  # after the others, and first
+        again = {one.replace("clip9", name): data for one, data in odd.items()}
+        listing = scan(fill(tmp_path / name, files | again))
+        said = [note for note in listing.notes if "--fps" in note]
+        assert listing.medium.name == "image" and len(said) == 1 and "in most of their folders" in said[0]
+        assert "such as clip0/001.png" in said[0], "one that is numbered without gaps"
+
+
 def test_the_user_may_have_pictures_where_names_say_clips(tmp_path):
     listing = scan(fill(tmp_path / "set", folders()), fps=0)
     assert listing.medium.name == "image" and len(listing) == 18 and not any("--fps" in note for note in listing.notes)
@@ -99,6 +120,20 @@ def test_a_rate_that_is_none_is_said(tmp_path, fps):
 def test_a_rate_without_frames_is_said(tmp_path):
     with pytest.raises(FromNoiseError, match="no folders of numbered pictures"):
         scan(fill(tmp_path / "set", {"a.png": png(pictures(1)[0]), "b.png": png(pictures(1)[0])}), fps=25)
+
+
+@pytest.mark.parametrize("called", ["{:x}.png", "{}.png", "IMG_{}_{:x}.png", "photo-{:x}-a{}.png"])
+def test_a_rate_of_pictures_that_are_no_frames_is_one_sentence(tmp_path, called):
+    shown = pictures(60)
+    if called == "{}.png":  # numbers alone, each in a folder of its own
+        files = {f"{k}/{called.format(k)}": png(one) for k, one in enumerate(shown)}
+    else:
+        files = {called.format(97 * k * k + 10, 7 * k): png(one) for k, one in enumerate(shown)}
+    with pytest.raises(
+        FromNoiseError, match=r"no folders of numbered pictures.*: name frames as in .*, or leave"
+    ) as said:
+        scan(fill(tmp_path / "set", files), fps=25)
+    assert len(str(said.value)) < 400
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
@@ -136,8 +171,36 @@ def test_what_is_no_frame_is_left_out_with_a_sentence_and_the_rest_trains(tmp_pa
     assert "longest run" in why["gap/frame_0001.png"] and "longest run" in why["odd/frame_0008.png"]
     assert why["odd/frame_0006.png"].startswith("is 12 x 8 pixels, and most of its folder are 8 x 8")
     assert "a single frame" in why["single/frame_0001.png"] and "no frame" in why["whole/cover.png"]
-    assert "2 of them lack frames, such as gap (after 2)" in " ".join(data.notes)
+    assert "beyond frame_0006.png, which cannot be used" in why["odd/frame_0007.png"]
+    assert "add what is missing" in why["gap/frame_0002.png"]
+    assert "2 of them are not whole, such as gap (no frame after 2)" in " ".join(data.notes)
     assert all(":" in reason for reason in why.values()), "each says what to do"
+
+
+@pytest.mark.parametrize("harmed", [3, 6])
+def test_frames_beside_a_damaged_one_are_said_to_be_so_and_the_longer_part_is_used(tmp_path, harmed):
+    files = folder("whole", pictures(8)) | folder("hurt", pictures(8, seed=1))
+    name = f"hurt/frame_{harmed:04}.png"
+    files[name] = files[name][:-20]
+    listing = scan(fill(tmp_path / "set", files), fps=12)
+    why = {file.name: file.reason for file in listing.skipped}
+    shorter = range(1, 3) if harmed == 3 else range(7, 9)
+    assert why.keys() == {name, *(f"hurt/frame_{k:04}.png" for k in shorter)} and "not a readable" in why.pop(name)
+    assert all(f"beyond frame_{harmed:04}.png, which cannot be used" in said for said in why.values())
+    assert f"1 of them is not whole, such as hurt (frame_{harmed:04}.png cannot be used)" in " ".join(listing.notes)
+    assert "missing" not in " ".join([*why.values(), *listing.notes])
+
+
+def test_a_frame_whose_damage_only_decoding_shows_is_named_and_what_becomes_of_its_clip(tmp_path):
+    files = folder("whole", pictures(8)) | folder("hurt", pictures(8, seed=1)) | folder("other", pictures(8, seed=2))
+    data = bytearray(png(pictures(1, 64, 64)[0]))
+    files |= {f"hurt/frame_{k:04}.png": png(pictures(1, 64, 64, seed=k)[0]) for k in range(1, 9)}
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    files["hurt/frame_0003.png"] = bytes(data)
+    opened = open_dataset(fill(tmp_path / "set", files), fps=12, cache_dir=tmp_path / "cache", size=(4, 8, 8))
+    (left,) = opened.listing.skipped
+    assert left.name == "hurt" and left.reason.startswith("its frame_0003.png cannot be used (")
+    assert left.reason.endswith("so that the whole clip is left out: replace that frame")
 
 
 def test_a_window_is_frames_of_one_folder_in_the_order_of_their_numbers(tmp_path):
@@ -239,6 +302,28 @@ def test_what_is_no_frame_is_said(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(FromNoiseError, match="no numbered pictures of one size"):
         read_as(tmp_path / "none", image_codec())
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: bytes(len(data)), lambda data: b""])
+def test_an_end_that_is_damaged_is_said_with_a_remedy(tmp_path, ending, harm):
+    file = tmp_path / f"last.{ending}"
+    Image.fromarray(pictures(1, 64, 64)[0]).save(file)
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(FromNoiseError) as error:
+        read_as(file, image_codec())
+    what = "is a damaged picture (" if file.stat().st_size else "is empty: "
+    assert (
+        str(error.value).startswith(f"{file} {what}") and ": " in str(error.value) and "video" not in str(error.value)
+    )
+
+
+def test_a_folder_of_frames_as_an_end_names_its_damaged_frame(tmp_path):
+    files = folder("clip", pictures(5))
+    files["clip/frame_0003.png"] = files["clip/frame_0003.png"][:-20]
+    fill(tmp_path, files)
+    with pytest.raises(FromNoiseError, match=r"clip holds frame_0003\.png, which is no frame .*: replace or remove it"):
+        read_as(tmp_path / "clip", image_codec())
 
 
 def test_ends_of_the_command_line(tmp_path):

@@ -96,6 +96,14 @@ def test_a_run_without_anything_still_reports(tmp_path):
     assert "svg" in Reader(report(tmp_path, metrics=[{"kind": "held", "step": 3, "loss": 0.5}])).tags
 
 
+def test_the_curve_of_a_student_is_said_to_be_no_measure_of_it_and_gives_no_advice(tmp_path):
+    rising = metrics([1.0, 0.8, 0.7, 0.9])
+    own, student = (Reader(report(tmp_path, metrics=rising, matched=matched)).text for matched in (False, True))
+    assert "Lower is better" in own and "by heart" in own and "Of a student" not in own
+    assert "Of a student" in student and "need not fall" in student
+    assert "Lower is better; the held-out" not in student and "by heart" not in student
+
+
 def test_the_ruler_places_samples_by_the_logarithm_of_the_distance(tmp_path):
     text = report(tmp_path, judgement=JUDGEMENT)
     places = re.findall(r'<li class="(\w+)">.*?left: ([\d.]+)%', text, re.S)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from fromnoise import runtime as runtime_module
 from fromnoise.runtime import (
     Runtime,
     all_sum,
@@ -32,8 +33,23 @@ def test_detection_is_quick_and_says_why():
     start = time.perf_counter()
     runtime = detect(device="cpu")
     assert time.perf_counter() - start < 3
-    assert runtime.precision in runtime.why and "times" in runtime.why
+    assert runtime.precision in runtime.why and "bfloat16 products are " in runtime.why
     assert runtime.is_main and runtime.world == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "says"),
+    [
+        (130.5, "130 times faster"),
+        (1.26, "1.3 times faster"),
+        (1.01, "as fast as float32"),
+        (0.99, "as fast as float32"),
+        (1 / 130.5, "130 times slower"),
+    ],
+)
+def test_how_much_faster_is_said_as_precisely_as_it_was_measured(monkeypatch, ratio, says):
+    monkeypatch.setattr(runtime_module, "_bfloat16_speed", lambda: ratio)
+    assert detect(device="cpu").why.endswith(f"since bfloat16 products are {says} here")
 
 
 def test_what_the_user_asks_for_is_taken_or_refused():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 import time
+from collections import Counter
 from fractions import Fraction
 from functools import partial
 
@@ -22,6 +25,7 @@ from fromnoise import appraise
 from fromnoise.build import build_denoiser, build_objective
 from fromnoise.codec import Codec, Extensible, ImageCodec, Medium, Sharing, VideoCodec, codec_from_json, videofile
 from fromnoise.codec.timing import seen, timing
+from fromnoise.codec.videofile import VideoHeader
 from fromnoise.cond import Cond
 from fromnoise.config import Config, LossConfig, OptimConfig, RunConfig, UNetConfig
 from fromnoise.data import open_dataset, scan
@@ -165,6 +169,43 @@ def test_files_that_give_no_clip_are_named_with_a_remedy_and_the_rest_trains(tmp
     said = " ".join(data.notes)
     assert "of 25 frames a second one in 2 is taken" in said and "1 clips of another rate" in said
     assert "windows of 10 frames" in said and "2 different sizes become 32 x 32" in said
+
+
+def proposed(frames: list[int], size: tuple[int, ...] | None = None) -> tuple[VideoCodec, str]:
+    """The codec of clips of so many frames of 32 x 32, and what is said of it."""
+    one = VideoHeader(frames=1, height=32, width=32, rate="12", channels=3, alpha=False)
+    headers = Counter(dataclasses.replace(one, frames=n) for n in frames)
+    chosen, notes = Videos().choose(Videos().common(headers)[0], headers, size)
+    return chosen, " ".join(notes)
+
+
+@given(frames=st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_the_window_is_the_clip_a_tenth_of_the_way_from_the_shortest(frames):
+    codec, said = proposed(frames)
+    assert codec.frames == min(max(sorted(frames)[(len(frames) - 1) // 10], 4), 16)
+    whole = sum(n <= codec.frames for n in frames)
+    held = {0: "no clip", len(frames): "every clip"}.get(whole, f"{whole} of {len(frames)} clips")
+    assert f"hold {held} whole" in said and ("each step sees a part" in said) == (whole < len(frames))
+    assert "of longer ones" not in said or 0 < whole < len(frames)
+    assert "frames are 32 x 32" in said and "become" not in said
+
+
+@pytest.mark.parametrize(
+    ("frames", "says"),
+    [
+        ([20] * 12, "12 clips are few, and are cut into .*; the end of each clip is held out"),
+        ([20, 5, 5], "3 clips are few, and are cut into .*; the end of 1 of them is held out"),
+        ([40], "a single clip is cut into .*; the end of each clip is held out"),
+    ],
+)
+def test_what_is_said_of_pieces_is_so(tmp_path, frames, says):
+    files = {f"{i}.webp": animation(clip(n, 8, 8, seed=i)) for i, n in enumerate(frames)}
+    data = open_dataset(fill(tmp_path / "set", files), cache_dir=tmp_path / "cache", size=(4, 8, 8))
+    said = " ".join(data.notes)
+    assert re.search(says, said) and "long clips" not in said
+    lengths = {len(one) for one in data.stored[np.arange(len(data))]}
+    low, high = min(lengths), max(lengths)
+    assert f"into {len(data)} pieces of {low if low == high else f'{low} to {high}'} frames" in said
 
 
 def filmed(file, frames: int, *, seconds: float = 0.0, times: np.ndarray | None = None) -> bytes:

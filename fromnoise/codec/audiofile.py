@@ -69,7 +69,7 @@ def probe(data: bytes) -> SoundHeader:
     if not data:
         raise Unreadable("is empty: copy or export it again")
     if _missing(data):
-        raise Unreadable("the file is cut short: copy or export it again")
+        raise Unreadable("is cut short: copy or export it again")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             header = SoundHeader(

@@ -130,7 +130,7 @@ def _is_picture(data: bytes) -> bool:
 
 def _probe_animation(data: bytes) -> VideoHeader:
     if data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data) + 1:
-        raise Unreadable("the file is cut short: copy or export it again")
+        raise Unreadable("is cut short: copy or export it again")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if getattr(image, "n_frames", 1) < 2:
@@ -140,7 +140,7 @@ def _probe_animation(data: bytes) -> VideoHeader:
             alpha = image.mode == "RGBA" if image.format == "WEBP" else _opacity(image) < 255
         time = timing(_delays(data), Fraction(1, 1000))
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise Unreadable(f"not a readable animation ({reason(error)}): export it again") from error
+        raise Unreadable(f"is not a readable animation ({reason(error)}): export it again") from error
     channels = 4 if alpha else 3
     return VideoHeader(
         frames=time.frames,
@@ -204,11 +204,11 @@ def _probe_video(data: bytes) -> VideoHeader:
         with av.open(io.BytesIO(data)) as file:
             first = next(_shown(file), None)
     except av.FFmpegError as error:
-        raise Unreadable(f"not a readable video ({reason(error)}): export it again as MP4") from error
+        raise Unreadable(f"is not a readable video ({reason(error)}): export it again as MP4") from error
     if first is None:
         raise Unreadable("holds no frame that can be decoded: export it again as MP4")
     if cut:
-        raise Unreadable(f"the file is cut short: it {cut}: copy or export it again")
+        raise Unreadable(f"is cut short: it {cut}: copy or export it again")
     upright = _upright(first)
     return VideoHeader(
         frames=time.frames,

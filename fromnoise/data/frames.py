@@ -4,7 +4,8 @@ frames   pictures of a folder whose names differ in their last number alone: `fr
 clips    every folder of such where a rate is asked for.  Without that, only what can hardly be anything else: two
          folders or more, of which nine in ten hold `FEWEST` frames or more and nothing besides, called frames, numbered
          from 0 or 1 on without gaps, of one size, and no text or table describes a frame by itself.  Where but the word
-         or the start is missing the set is one of pictures, and a sentence says how it becomes one of clips
+         or the start is missing, or some folders, fewer than half, are otherwise, the set is one of pictures, and a
+         sentence says how it becomes one of clips
 rate     what column `fps` of a table says of a folder, else what is asked for, else `RATE`
 run      of a folder whose numbers have gaps, or in which pictures are unreadable or of another size than most, the
          longest run without is the clip; a folder of one frame is none
@@ -22,7 +23,6 @@ from fractions import Fraction
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -41,7 +41,7 @@ from fromnoise.errors import FromNoiseError, Unreadable
 
 RATE, FEWEST = 12, 4
 _FASTEST, _FINEST = 1000, 1001  # frames a second, and the largest denominator of a rate
-_SHARE = 0.9
+_SHARE, _LEAST = 0.9, 0.25  # of folders that look like clips, and of pictures that are frames
 _LOOKED, _MOST = 32, 100_000  # folders that are looked at without being asked to, and pictures of one
 _NAME = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
 _CALLED = re.compile(r"frames?[\W_]*$", re.IGNORECASE)
@@ -90,7 +90,8 @@ class Frames:
         try:
             return frame(read(self.tree, entry), codec)
         except Unreadable as error:
-            raise Unreadable(f"its {posixpath.basename(entry.name)} {error}") from error
+            why = f"its {posixpath.basename(entry.name)} cannot be used ({error})"
+            raise Unreadable(f"{why}, so that the whole clip is left out: replace that frame") from error
 
 
 def frame(data: bytes, codec: ImageCodec) -> np.ndarray:
@@ -116,7 +117,12 @@ def clip_in(folder: Path, codec: VideoCodec) -> np.ndarray:
         place for place, name in enumerate(names) if "/" not in name and tree.entries[place].suffix in image.SUFFIXES
     ]
     numbered, _ = _numbered(names, places)
-    frames = [frame(read(tree, tree.entries[place]), codec.image) for place in numbered.places.tolist()]
+    frames = []
+    for place in numbered.places.tolist():
+        try:
+            frames.append(frame(read(tree, tree.entries[place]), codec.image))
+        except Unreadable as error:
+            raise Unreadable(f"holds {names[place]}, which is no frame ({error}): replace or remove it") from error
     if len({one.shape for one in frames}) != 1:
         raise Unreadable("holds no numbered pictures of one size: give a clip, a picture, or the folder of its frames")
     return np.stack(frames)
@@ -126,8 +132,10 @@ def find(tree: Tree, places: Sequence[int], fps: float | None) -> tuple[Clips | 
     """The clips of the pictures at `places`, None where they are pictures; those that are no frames; sentences."""
     if fps == 0:
         return None, [], []
-    if fps is None and (seem := _seem(tree, places)) != "clips":
-        return None, [], [_hint(tree, places)] if seem == "either" else []
+    if fps is None:
+        clips, hint = _seem(tree, places)
+        if not clips:
+            return None, [], [hint] * bool(hint)
     names, skipped = tree.entries.names, list[Skipped]()
     maps = pairs.taken(pairs.beside(names[place] for place in places))
     inside: dict[str, list[int]] = defaultdict(list)
@@ -143,7 +151,19 @@ def find(tree: Tree, places: Sequence[int], fps: float | None) -> tuple[Clips | 
         skipped += [Skipped(name=names[place], reason=why) for place in others]
         if len(numbered.places):
             folders[folder or Path(tree.name).stem] = numbered
+    _check(tree, folders, sum(map(len, inside.values())))
     return Clips(folders=folders, rate=None if fps is None else _rate(fps, "--fps")), skipped, []
+
+
+def _check(tree: Tree, folders: Mapping[str, Numbered], pictures: int) -> None:
+    """Raises FromNoiseError where so few of the pictures are frames that the rate can hardly be meant."""
+    frames = sum(len(one.places) for one in folders.values() if len(one.places) > 1)
+    if frames < max(2, _LEAST * pictures):
+        raise FromNoiseError(
+            f"{tree.name} holds no folders of numbered pictures, which alone have --fps ({frames:,} of its "
+            f"{pictures:,} pictures differ from others in their folder in the last number alone): name frames as in "
+            "clip01/0001.png, a folder for each clip, or leave --fps out."
+        )
 
 
 def join(tree: Tree, clips: Clips, found: Items, tables: Tables) -> tuple[Items, Stack, list[Skipped], list[str]]:
@@ -200,8 +220,8 @@ def _numbered(names: Sequence[str], places: Sequence[int]) -> tuple[Numbered, li
     return Numbered(numbers=numbers, places=at, before=kept[0]), sorted(others)
 
 
-def _seem(tree: Tree, places: Sequence[int]) -> Literal["clips", "either", "pictures"]:
-    """What pictures are by the names and sizes of some of them."""
+def _seem(tree: Tree, places: Sequence[int]) -> tuple[bool, str]:
+    """Whether pictures are clips by the names and sizes of some of them; a sentence where they may be, else ""."""
     names = tree.entries.names
     some = {posixpath.dirname(names[place]) for place in places[:: max(1, len(places) // _LOOKED)]}
     looked: dict[str, list[int]] = defaultdict(list)
@@ -222,17 +242,15 @@ def _seem(tree: Tree, places: Sequence[int]) -> Literal["clips", "either", "pict
         with suppress(Unreadable):  # which is said when all are looked at
             sizes[place] = image.probe(read(tree, tree.entries[place])).size
     alike = [one for one in even if ends and sizes.get(int(one.places[0])) == sizes.get(int(one.places[-1]))]
-    if not alike or len(alike) < _SHARE * len(looked):
-        return "pictures"
+    if 2 * len(alike) <= len(looked):
+        return False, ""
     sure = [one for one in called if one in alike and one.numbers[0] in (0, 1) and one.numbers[1] - one.numbers[0] == 1]
-    return "clips" if len(looked) > 1 and len(sure) >= _SHARE * len(looked) else "either"
-
-
-def _hint(tree: Tree, places: Sequence[int]) -> str:
-    name = tree.entries.names[places[0]]
-    return (
-        f"pictures such as {name} are numbered without gaps in their folders: if they are frames of clips, say so with "
-        "--fps 25, or what their rate is."
+    if len(looked) > 1 and len(sure) >= _SHARE * len(looked):
+        return True, ""
+    where = "their folders" if len(alike) == len(looked) else "most of their folders"
+    return False, (
+        f"pictures such as {names[alike[0].places[0]]} are numbered without gaps in {where}: if they are frames of "
+        "clips, say so with --fps 25, or what their rate is."
     )
 
 
@@ -268,8 +286,8 @@ def _odd(header: image.Header, size: tuple[int, ...] = ()) -> str:
 
 
 def _run(tree: Tree, numbered: Numbered, found: Items, skipped: list[Skipped]) -> tuple[np.ndarray, str]:
-    """The rows of `found` that are the longest run of one clip, and which frames it lacks first, "" where none; what
-    is left out besides goes to `skipped`."""
+    """The rows of `found` that are the longest run of one clip, and what cuts it off first, "" where nothing; what is
+    left out besides goes to `skipped`."""
     if not len(found):
         return np.zeros(0, dtype=np.int64), ""
     at = np.searchsorted(found.row, numbered.places).clip(max=len(found) - 1)
@@ -288,10 +306,24 @@ def _run(tree: Tree, numbered: Numbered, found: Items, skipped: list[Skipped]) -
     usually = Counter(steps.tolist()).most_common(1)[0][0]
     gaps = (np.flatnonzero(steps != usually) + 1).tolist()
     kept = max((slice(a, b) for a, b in pairwise([0, *gaps, len(at)])), key=lambda run: run.stop - run.start)
-    for one in np.delete(at, kept).tolist():
-        beyond = "beyond a gap in the numbers of its folder, of which the longest run is used: add the missing frames"
-        skipped.append(Skipped(name=tree.entries.names[found.row[one]], reason=beyond))
-    return at[kept], f"after {numbers[gaps[0] - 1]}"
+    cut = [_cut(tree, numbered, int(numbers[gap - 1]), int(numbers[gap])) for gap in gaps]
+    for place, one in enumerate(at.tolist()):
+        if not kept.start <= place < kept.stop:
+            # Of the gaps between a frame and the run the one next to the run.
+            unusable = cut[gaps.index(kept.start if place < kept.start else kept.stop)]
+            beyond = f"beyond {unusable}, which cannot be used, and of its folder the longest run is: replace that"
+            if not unusable:
+                beyond = (
+                    "beyond a gap in the numbers of its folder, of which the longest run is used: add what is missing"
+                )
+            skipped.append(Skipped(name=tree.entries.names[found.row[one]], reason=beyond))
+    return at[kept], f"{cut[0]} cannot be used" if cut[0] else f"no frame after {numbers[gaps[0] - 1]}"
+
+
+def _cut(tree: Tree, numbered: Numbered, before: int, after: int) -> str:
+    """The file of the first frame between two numbers that are used, "" where there is none at all."""
+    between = np.flatnonzero((numbered.numbers > before) & (numbered.numbers < after))
+    return posixpath.basename(tree.entries.names[numbered.places[between[0]]]) if len(between) else ""
 
 
 def _header(headers: Sequence[image.Header], frames: int, rate: Fraction) -> VideoHeader:
@@ -327,6 +359,7 @@ def _told(
         )
     if lacking:
         notes.append(
-            f"{len(lacking):,} of them lack frames, such as {lacking[0]}: of each the longest run without gaps is used."
+            f"{len(lacking):,} of them {'is' if len(lacking) == 1 else 'are'} not whole, such as {lacking[0]}: of each "
+            "the longest run without gaps is used."
         )
     return notes

@@ -26,7 +26,7 @@ from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.imagefile import SHEET_KEY
 from fromnoise.codec.medium import Size
 from fromnoise.data.size import target_size
-from fromnoise.errors import FromNoiseError, Unreadable, reason
+from fromnoise.errors import Damaged, FromNoiseError, Unreadable, reason
 from fromnoise.types import Shape
 
 # The largest image that is decoded.  Today's biggest ordinary cameras and phones make 50-megapixel files (8192 x 6144);
@@ -99,7 +99,7 @@ def probe(data: bytes) -> Header:
     except Image.DecompressionBombError as error:
         raise Unreadable(f"too large to decode safely: {reason(error)}") from error
     except Exception as error:  # the parsers raise whatever a broken header leads them to
-        raise Unreadable(f"not a readable image: {_why(error)}") from error
+        raise Damaged(f"not a readable image: {_why(error)}") from error
     if header.height * header.width * max(1.0, header.channels / 4) > MAX_PIXELS:
         megapixels = header.height * header.width / 1e6
         raise Unreadable(
@@ -107,7 +107,7 @@ def probe(data: bytes) -> Header:
             f"{MAX_PIXELS // 1_000_000}: shrink it to use it"
         )
     if header.height * header.width == 0:
-        raise Unreadable("has no pixels")
+        raise Damaged("not a readable image: it has no pixels")
     return header
 
 
@@ -121,7 +121,7 @@ def decode(data: bytes, header: Header, at_least: tuple[int, int] | None = None)
         else:
             pixels = _decode_pillow(data, header, at_least)
     except Exception as error:  # the decoders raise whatever a broken stream leads them to
-        raise Unreadable(f"cannot be decoded: {_why(error)}") from error
+        raise Damaged(f"cannot be decoded: {_why(error)}") from error
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.shape[2] != header.channels or pixels.dtype != header.dtype:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fromnoise.codec import CODECS, Codec, Medium, VideoCodec, videofile
+from fromnoise.codec.medium import HEAD
 from fromnoise.data import frames
 from fromnoise.data.fields import Fields
 from fromnoise.data.image import Images
@@ -15,7 +16,7 @@ from fromnoise.data.sound import Sounds
 from fromnoise.data.video import Videos
 from fromnoise.data.volume import Volumes
 from fromnoise.data.writing import Writings
-from fromnoise.errors import FromNoiseError, Unreadable, reason
+from fromnoise.errors import Damaged, FromNoiseError, Unreadable, reason
 
 IMAGE, TEXT, FIELD, VIDEO, VOLUME = Images(), Writings(), Fields(), Videos(), Volumes()
 MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), VIDEO, TEXT, FIELD, VOLUME)}
@@ -40,13 +41,26 @@ def read_as(path: Path, codec: Codec) -> np.ndarray:
         if isinstance(codec, VideoCodec) and path.is_dir():
             return frames.clip_in(path, codec)
         data = path.read_bytes()
-        if isinstance(codec, VideoCodec) and IMAGE.sniff(data[:16]) and not videofile.animated(data):
+        if not data:
+            raise Unreadable("is empty: copy or export it again")
+        if isinstance(codec, VideoCodec) and _still(path, data):
             return frames.frame(data, codec.image)[None]
         return medium.read(data, medium.probe(data), codec)
     except OSError as error:
         raise FromNoiseError(f"Cannot read {path} ({reason(error)}): give another file.") from error
+    except Damaged as error:
+        why = str(error).partition(": ")[2]
+        raise FromNoiseError(f"{path} is a damaged picture ({why}): save it again as PNG, or give another.") from error
     except Unreadable as error:
-        raise FromNoiseError(f"{path} {error}.") from error
+        verb = "is " * str(error).startswith("not ")
+        raise FromNoiseError(f"{path} {verb}{error}.") from error
+
+
+def _still(path: Path, data: bytes) -> bool:
+    """Whether a file is one picture; its ending says so where damage has left nothing else of that."""
+    if IMAGE.sniff(data[:HEAD]):
+        return not videofile.animated(data)
+    return path.suffix.lower() in IMAGE.suffixes and not VIDEO.sniff(data[:HEAD])
 
 
 def formats() -> str:

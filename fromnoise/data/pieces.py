@@ -45,11 +45,21 @@ def in_pieces(listing: Listing, rows: Ragged, codec: Codec) -> tuple[Listing, Ra
         number[:, None].astype(np.uint64) * np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
     )
     items = replace(listing.items.take(place), digest=digest, split=split.astype(np.int8), part=number)
-    note = (
-        f"{len(rows)} long clips are cut into {len(cut):,} pieces of {window} frames or a few more, which overlap; the "
-        "end of each clip is held out."
-    )
+    note = _told(len(rows), stop - start, _parted(lengths, listing.items.split, window))
     return replace(listing, items=items), Ragged(values=rows.values, starts=first + start, ends=first + stop), [note]
+
+
+def _parted(lengths: np.ndarray, named: np.ndarray, window: int) -> np.ndarray:
+    """Of each clip whether its end is held out."""
+    return (named == OPEN) & (lengths >= 3 * window)
+
+
+def _told(clips: int, pieces: np.ndarray, parted: np.ndarray) -> str:
+    shortest, longest = int(pieces.min()), int(pieces.max())
+    frames = f"{shortest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
+    held = "the end of each clip is held out" if parted.all() else f"the end of {parted.sum():,} of them is held out"
+    few = "a single clip is cut" if clips == 1 else f"{clips:,} clips are few, and are cut"
+    return f"{few} into {len(pieces):,} pieces of {frames} frames, which overlap{f'; {held}' * bool(parted.any())}."
 
 
 def _pieces(length: int, window: int, stride: int, named: int) -> Iterator[tuple[int, int, int]]:

@@ -36,6 +36,14 @@ def target_size(
     return height, width
 
 
+def held_whole(fits: np.ndarray) -> str:
+    """What a window holds of clips, by whether each fits it."""
+    whole, clips = int(fits.sum()), len(fits)
+    if whole in (0, clips):
+        return f"hold {'every' if whole else 'no'} clip whole"
+    return f"hold {whole:,} of {clips:,} clips whole"
+
+
 def _target(sizes: Mapping[tuple[int, int], int], size: int | tuple[int, ...] | None, largest: int) -> tuple[int, int]:
     if size is not None and min(np.atleast_1d(size)) < 1:
         raise FromNoiseError(f"A size of {size} is no image: give a positive number of pixels, such as 64.")

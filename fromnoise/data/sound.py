@@ -23,6 +23,7 @@ from fromnoise.codec import audiofile
 from fromnoise.codec.audiofile import SoundHeader
 from fromnoise.codec.medium import Size
 from fromnoise.codec.sound import SoundCodec, Subtype
+from fromnoise.data.size import held_whole
 from fromnoise.errors import FromNoiseError
 
 LONGEST, MOST = 4.0, 2**16
@@ -92,11 +93,12 @@ class Sounds:
             subtype=_subtype(common),
         )
         window = codec.length / codec.rate
-        whole = float((seconds <= window).mean())
-        codec = replace(codec, crop="start" if whole >= _HITS else "random")
-        note = f"windows of {window:.2f} s ({frames} spectra of {bins} frequencies) hold {whole:.0%} of the clips whole"
-        if whole < 1:
+        fits = seconds <= window
+        codec = replace(codec, crop="start" if fits.mean() >= _HITS else "random")
+        note = f"windows of {window:.2f} s ({frames} spectra of {bins} frequencies) {held_whole(fits)}"
+        if not fits.all():
             how = "longer ones are cut off there" if codec.crop == "start" else "of longer ones each step sees a part"
+            how = how if fits.any() else "each step sees a part"
             note += f"; {how}"
         return codec, [f"{note}; --size SECONDS for another length."]
 

@@ -3,6 +3,7 @@
 By hash: an example's digest, read as a number u in [0, 1), puts it in `val` where u is among the lowest tenth; of a
 small set among the lowest 15 %, as a judgement needs some twenty.  Exact
 duplicates have one digest, so they fall on the same side, and the choice does not depend on names, order or seeds.
+What has to stay together, such as the slices of one subject, is held out by groups (`hold_groups`).
 """
 
 from __future__ import annotations
@@ -80,8 +81,7 @@ def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
     first, held = digests[:, 0], np.zeros(len(digests), dtype=bool)
     if len(held) == 0:
         return held
-    share = min(max(HELD_OUT_SHARE, HELD_OUT_WANTED / len(held)), HELD_OUT_SMALL)
-    lowest = np.flatnonzero(first < np.uint64(share * 2.0**64))
+    lowest = np.flatnonzero(first < np.uint64(_share(len(held)) * 2.0**64))
     if len(lowest) == 0:
         lowest = np.flatnonzero(first == first.min())
     codes = distinct(digests[lowest])
@@ -97,6 +97,33 @@ def hash_split(digests: np.ndarray, most: int = HELD_OUT_MOST) -> np.ndarray:
             break
     held[lowest] = chosen[codes]
     return held
+
+
+def hold_groups(digests: np.ndarray) -> np.ndarray:
+    """(n,) bool, held out: whole groups of examples, which are those of one digest, about as many examples as by hash.
+
+    Few groups would by chance be held out by halves or not at all.  So groups are gone through from the lowest digest
+    on, and each is held out that brings the number of examples nearer to what is wanted; where none does, the smallest.
+    At least one group is held out and one left, where there are two.
+    """
+    codes = distinct(digests)
+    sizes = np.bincount(codes).tolist()
+    held = np.zeros(len(sizes), dtype=bool)
+    if len(sizes) < 2:
+        return np.zeros(len(digests), dtype=bool)
+    left = min(_share(len(digests)) * len(digests), HELD_OUT_MOST)
+    for code, size in enumerate(sizes):
+        if size < 2 * left:
+            held[code] = True
+            left -= size
+    if not held.any():
+        held[sizes.index(min(sizes))] = True
+    return held[codes]
+
+
+def _share(count: int) -> float:
+    """The share of so many examples that is held out."""
+    return min(max(HELD_OUT_SHARE, HELD_OUT_WANTED / count), HELD_OUT_SMALL)
 
 
 def assign(named: np.ndarray, digests: np.ndarray, by: str = BY_NAMES) -> tuple[np.ndarray, str]:

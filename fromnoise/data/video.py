@@ -5,8 +5,9 @@ clips       videos, and WebP and GIF where a quarter of them or more are animate
 rate        the most common one, the higher of two, divided by the whole number that brings it to at most `QUICKEST`
             frames a second; of other clips, and of those of no constant rate, the frames that are seen at these times
             are taken
-window      `WINDOW` frames, fewer where nine clips of ten are shorter, or as asked; longer clips show a random part at
-            every step, shorter ones stand still at their end
+window      as asked, or as many frames, at the set's rate, as the clip has that stands a tenth of the way from the
+            shortest to the longest (of n clips the one that k = ⌊(n-1)/10⌋ come before), but at least `_FEWEST` and at
+            most `WINDOW`; longer clips show a random part at every step, shorter ones stand still at their end
 size        the rule of pictures (`size.py`) with a longest side of `SIDE`: a clip is many pictures
 files       samples are MP4; animated WebP, without loss, where most clips are animated pictures, all are folders of
             frames, or any has opacity
@@ -25,11 +26,11 @@ from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.medium import Size
 from fromnoise.codec.video import VideoCodec
 from fromnoise.codec.videofile import VideoHeader
-from fromnoise.data.size import target_size
+from fromnoise.data.size import held_whole, target_size
 from fromnoise.errors import FromNoiseError
 
 QUICKEST, WINDOW, SIDE = 15, 16, 32
-_HELD = 0.9  # of the clips fill the window
+_SHORTER = 0.1  # of the clips may be shorter than the window
 _FEWEST = 4
 _MOST = 2**22  # values of x0: beyond it one batch fills the memory of an ordinary machine
 
@@ -103,7 +104,7 @@ class Videos:
         own = Fraction(common.rate)
         rate = own / ceil(own / QUICKEST)
         counts = np.sort([max(1, round(h.seconds * rate)) for h, n in headers.items() for _ in range(n)])
-        fitting = int(np.quantile(counts, 1 - _HELD, method="lower"))
+        fitting = int(np.quantile(counts, _SHORTER, method="lower"))
         frames = asked or int(np.clip(fitting, _FEWEST, WINDOW))
         if frames < 2 or frames * height * width * common.channels > _MOST:
             raise FromNoiseError(
@@ -132,20 +133,24 @@ def _container(common: VideoHeader) -> videofile.Container:
 
 
 def _window(codec: VideoCodec, counts: np.ndarray) -> str:
-    rate, whole = float(Fraction(codec.rate)), float((counts <= codec.frames).mean())
-    longer = "; of longer ones each step sees a part" if whole < 1 else ""
+    rate, fits = float(Fraction(codec.rate)), counts <= codec.frames
+    longer = "" if fits.all() else "; of longer ones each step sees a part" if fits.any() else "; each step sees a part"
     shorter = "; shorter ones stand still at their end" if (counts < codec.frames).any() else ""
     return (
-        f"windows of {codec.frames} frames, {codec.frames / rate:.2f} s at {rate:.4g} a second, hold {whole:.0%} of "
-        f"the clips whole{longer}{shorter}; --size FRAMESxHEIGHTxWIDTH for others."
+        f"windows of {codec.frames} frames, {codec.frames / rate:.2f} s at {rate:.4g} a second, {held_whole(fits)}"
+        f"{longer}{shorter}; --size FRAMESxHEIGHTxWIDTH for others."
     )
 
 
 def _scaled(codec: VideoCodec, sizes: Counter[tuple[int, int]]) -> str:
     height, width = codec.image.height, codec.image.width
+    if set(sizes) == {(height, width)}:
+        return f"frames are {height} x {width} (height x width), as in the data; --size for another."
     whence = f"{len(sizes):,} different sizes" if len(sizes) > 1 else "{} x {}".format(*next(iter(sizes)))
-    how = ": scaled to cover, antialiased, and cut at the centre" if set(sizes) != {(height, width)} else ""
-    return f"frames of {whence} become {height} x {width} (height x width){how}; --size for another."
+    return (
+        f"frames of {whence} become {height} x {width} (height x width): scaled to cover, antialiased, and cut at the "
+        "centre; --size for another."
+    )
 
 
 def _taken(rate: Fraction, own: Fraction, headers: Counter[VideoHeader]) -> list[str]:

@@ -38,7 +38,7 @@ from fromnoise.data.blocks import GAP, Blocks, Grid, Volume, mixed
 from fromnoise.data.gathered import by_digest
 from fromnoise.data.overlaid import alike, overlaid
 from fromnoise.data.size import target_size
-from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hash_split
+from fromnoise.data.splits import OPEN, TRAIN, VAL, folder_roles, hold_groups
 from fromnoise.data.subject import subjects
 from fromnoise.data.tree import suffix
 from fromnoise.errors import FromNoiseError, Unreadable
@@ -347,7 +347,7 @@ def _parted(volumes: Sequence[Volume], blocks: Blocks) -> tuple[list[int | None]
         first[who] = min(volume.digest, first.get(who, volume.digest))
     if len(first) > 1:
         digests = b"".join(first[whose[place]] for place in blocks.which)
-        held = hash_split(np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2))
+        held = hold_groups(np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2))
         return (
             [VAL if one else TRAIN for one in held],
             f"subject, of whom there are {len(first):,}",

@@ -30,7 +30,10 @@ class Measure:
     @property
     def sentence(self) -> str:
         ratio = self.samples / self.held if self.held else float("inf")
-        how = "much as in held-out data" if abs(ratio - 1) <= _NEAR else f"{ratio:.2g} times held-out data"
+        times = (
+            f"{ratio:{',.0f' if ratio >= 10 else '.2g'}} times held-out data" if self.held else "unlike held-out data"
+        )
+        how = "much as in held-out data" if abs(ratio - 1) <= _NEAR or self.samples == self.held else times
         return f"{self.name}: {self.says} {self.samples:.1%} of {self.of}, {how} ({self.held:.1%})."
 
 

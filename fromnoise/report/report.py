@@ -22,6 +22,12 @@ from fromnoise.report.curves import Line, chart, legend
 PIXEL_ART = 700  # a sheet narrower than this is enlarged with hard pixels
 SPECTRA = 3  # figures
 TONES = 6  # colours of the ramp from low to high noise, `s0` to `s5` in the style sheet
+LOSS = "Lower is better; the held-out line is the one that counts."
+MATCHED = (
+    "Of a student: once its samples are matched to the teacher's as a whole, the training loss is that of another aim, "
+    "and the held-out loss, which sees only where each noise leads, need not fall: how near its samples come to the "
+    "data is what counts."
+)
 
 
 def write_report(
@@ -37,6 +43,7 @@ def write_report(
     moving: bytes | None = None,
     texts: Sequence[str] = (),
     reading: TextJudgement | None = None,
+    matched: bool = False,
 ) -> Path:
     """Write the report and return its path.
 
@@ -50,6 +57,7 @@ def write_report(
     moving      an animated PNG of samples that move
     texts       samples, to be read
     reading     how good they are, in place of `judgement`
+    matched     whether it is a student whose samples are matched as a whole, which no loss of single examples measures
     """
     folder = Path(__file__).parent
     environment = Environment(
@@ -64,7 +72,7 @@ def write_report(
         title=title,
         facts=facts,
         notes=notes,
-        charts=_charts(metrics),
+        charts=_charts(metrics, MATCHED if matched else LOSS),
         spectra=_spectra(judgement),
         judgement=judgement,
         ruler=_ruler(judgement["rows"]) if judgement else [],
@@ -74,7 +82,7 @@ def write_report(
         moving=None if moving is None else _uri(moving),
         texts=texts,
         reading=reading,
-        advice=_advice(metrics, judgement, reading),
+        advice=_advice([] if matched else metrics, judgement, reading),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -94,8 +102,9 @@ def _uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _charts(metrics: list[dict]) -> list[dict]:
-    """The figures that the metrics allow: loss over time, held-out loss by noise level, and that over time."""
+def _charts(metrics: list[dict], says: str) -> list[dict]:
+    """The figures that the metrics allow: loss over time and what it `says`, held-out loss by noise level, and that
+    over time."""
     steps = [m for m in metrics if m.get("kind") == "step" and "loss" in m]
     held = [m for m in metrics if m.get("kind") == "held" and "loss" in m]
     levels = [m for m in held if m.get("levels")]
@@ -106,7 +115,7 @@ def _charts(metrics: list[dict]) -> list[dict]:
             Line(name="training loss", points=[(clock(m), m["loss"]) for m in steps], tone=5, faint=True),
             Line(name="held-out loss", points=[(clock(m), m["loss"]) for m in held], tone=0, dots=True),
         ]
-        figures.append(("Loss over time", "Lower is better; the held-out line is the one that counts.", lines, x_label))
+        figures.append(("Loss over time", says, lines, x_label))
     if levels:
         moments = dict.fromkeys((0, len(levels) // 4, len(levels) - 1))
         lines = [
