@@ -344,8 +344,8 @@ class Run:
         n               samples to measure each way by
         data            the data of the run, if it was an array in memory
 
-        Afterwards `sample(steps=k)` takes whichever is better at k.  Raises as `train`; also, when the student is made,
-        for a set that is too small to measure it on.
+        Afterwards `sample(steps=k)` takes whichever is better at k.  Raises as `train`; also NotJudged, when the
+        student is made, for a set that is too small to measure it on.
         """
         begun = time.perf_counter() if begun is None else begun
         say = watch or (lambda event: None)

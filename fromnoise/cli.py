@@ -293,12 +293,22 @@ def distill(
     main_rank = os.environ.get("RANK", "0") == "0"
     with Display(quiet=not main_rank) as display:
         loaded = api.load(run)
-        measured = loaded.distill(
-            budget=budget, steps=steps, settings=set_ or (), resume=resume, n=n, data=data, watch=display, begun=begun
-        )
+        try:
+            measured = loaded.distill(
+                budget=budget,
+                steps=steps,
+                settings=set_ or (),
+                resume=resume,
+                n=n,
+                data=data,
+                watch=display,
+                begun=begun,
+            )
+            said = [measured.table(), *measured.sentences()]
+        except NotJudged as why:  # the student is there
+            said = [str(why)]
     if main_rank:
-        print(measured.table())
-        print("\n".join(measured.sentences()))
+        print("\n".join(said))
 
 
 @app.command()

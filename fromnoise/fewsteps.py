@@ -21,7 +21,7 @@ from fromnoise.appraise import class_labels, encoded, measured_on
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.config import SampleConfig
 from fromnoise.data import Dataset
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import FromNoiseError, NotJudged
 from fromnoise.evaluate import learn_features
 from fromnoise.evaluate.distance import Moments, frechet, manifold
 from fromnoise.evaluate.judge import FEWEST
@@ -130,14 +130,14 @@ def compare(
 ) -> FewSteps:
     """Measures `n` samples of each way; `cache` is where the run's learned features lie or will.
 
-    Raises FromNoiseError for a set too small to measure anything on.
+    Raises NotJudged for a set too small to measure anything on.
     """
     train, held = measured_on(dataset)
     count = min(n or MOST_SAMPLES, len(held), len(train))
     if count < FEWEST:
-        raise FromNoiseError(
-            f"The student was not measured: that needs {FEWEST} held-out examples, and there are {len(held)}; give it "
-            "more data."
+        raise NotJudged(
+            f"The student was not measured: that needs {FEWEST} held-out examples, and there are {len(held)}; look at "
+            "its samples, which come from its own folder, RUN/distilled."
         )
     say(f"measuring the student beside its teacher, {count} samples at a time.")
     with writing(cache):

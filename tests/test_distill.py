@@ -17,7 +17,7 @@ from fromnoise import checkpoint
 from fromnoise.cli import main
 from fromnoise.denoise import TokenDenoiser
 from fromnoise.distill import check_teacher
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import FromNoiseError, NotJudged
 from fromnoise.fewsteps import STEPS, FewSteps, Way
 from fromnoise.nets import Conditioner
 from fromnoise.trainer import Stepped
@@ -134,7 +134,7 @@ def test_a_student_of_few_examples_is_made_without_likeness(tmp_path):
     """Nine examples have no covariance to be like; the set is too small to measure the student on, and says so."""
     few = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
     run = fn.train(few, out=tmp_path / "few", steps=4, settings=TINY)
-    with pytest.raises(FromNoiseError, match="examples"):
+    with pytest.raises(NotJudged, match="RUN/distilled"):
         run.distill(steps=4, data=few, settings=["flow.match_from=0.25"])
     assert (tmp_path / "few" / "distilled" / "model.safetensors").exists()
 
