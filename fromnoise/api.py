@@ -25,7 +25,7 @@ from fromnoise.denoise import ModelDenoiser
 from fromnoise.distill import begin_student, check_teacher, reopen_student, student_folder, student_session
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement, TextJudgement
-from fromnoise.fewsteps import FewSteps, compare
+from fromnoise.fewsteps import FewSteps, compare, unmeasured
 from fromnoise.folder import RunFolder
 from fromnoise.generate import Samples, configure, generate, stream
 from fromnoise.prepare import (
@@ -98,6 +98,8 @@ def train(
         settings = [*settings, *of_length(seconds, steps)]
         prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
     else:
+        if resume:
+            say(f"{out} holds no run to go on with: it is begun.")
         seconds = parse_budget(DEFAULT_BUDGET) if steps is None and budget is None else seconds
         prepared = begin(data, out, layout, settings, budget=seconds, steps=steps, seed=seed, progress=reading)
     for line in prepared.notes:
@@ -358,7 +360,7 @@ class Run:
             prepared = begin_student(
                 self.folder, self.release, self.dataset(data), settings, budget=seconds, steps=steps
             )
-        for line in prepared.notes:
+        for line in filter(None, (*prepared.notes, unmeasured(prepared.dataset))):
             say(line)
         if not prepared.finished:
             session = student_session(self.folder, prepared, begun)

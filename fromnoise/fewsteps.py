@@ -118,6 +118,17 @@ class FewSteps:
             raise FromNoiseError(f"{path} cannot be read ({error}): delete it, and distil or measure again.") from error
 
 
+def unmeasured(dataset: Dataset) -> str:
+    """Why a student of this set is not measured, "" where it is."""
+    least = min(map(len, measured_on(dataset)))
+    if least >= FEWEST:
+        return ""
+    return (
+        f"The student is not measured: that needs {FEWEST} held-out examples, and there are {least}; look at its "
+        "samples, which come from its own folder, RUN/distilled."
+    )
+
+
 def compare(
     student: Release,
     teacher: Release,
@@ -132,13 +143,10 @@ def compare(
 
     Raises NotJudged for a set too small to measure anything on.
     """
+    if why := unmeasured(dataset):
+        raise NotJudged(why)
     train, held = measured_on(dataset)
     count = min(n or MOST_SAMPLES, len(held), len(train))
-    if count < FEWEST:
-        raise NotJudged(
-            f"The student was not measured: that needs {FEWEST} held-out examples, and there are {len(held)}; look at "
-            "its samples, which come from its own folder, RUN/distilled."
-        )
     say(f"measuring the student beside its teacher, {count} samples at a time.")
     with writing(cache):
         features = learn_features(train, class_labels(dataset, train.indices), cache=cache)

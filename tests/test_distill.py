@@ -134,8 +134,10 @@ def test_a_student_of_few_examples_is_made_without_likeness(tmp_path):
     """Nine examples have no covariance to be like; the set is too small to measure the student on, and says so."""
     few = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
     run = fn.train(few, out=tmp_path / "few", steps=4, settings=TINY)
-    with pytest.raises(NotJudged, match="RUN/distilled"):
-        run.distill(steps=4, data=few, settings=["flow.match_from=0.25"])
+    said = []
+    with pytest.raises(NotJudged, match="RUN/distilled") as why:
+        run.distill(steps=4, data=few, settings=["flow.match_from=0.25"], watch=said.append)
+    assert said.index(str(why.value)) < next(n for n, event in enumerate(said) if isinstance(event, Stepped))
     assert (tmp_path / "few" / "distilled" / "model.safetensors").exists()
 
 
