@@ -16,7 +16,7 @@ import numpy as np
 
 from fromnoise.codec import Codec
 from fromnoise.data.cache import decoded
-from fromnoise.data.columns import Profile, choose
+from fromnoise.data.columns import Profile, choose, lonely
 from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.scan import Progress
 from fromnoise.data.splits import assign
@@ -72,6 +72,8 @@ def _summary(listing: Listing, split: str, scanned: int) -> Iterator[str]:
 
 def _remarks(listing: Listing, codec: Codec, remarks: Sequence[str]) -> Iterator[str]:
     remarks = [*listing.notes, *remarks, *_duplicates(listing), *_odd(listing, codec)]
+    for profile in listing.profiles:
+        remarks += lonely(profile, listing.items.columns[profile.name])
     if len(listing) < _FEW:
         remarks.append(f"{_count(len(listing), 'example')}: a model will mostly remember them; more would help")
     if remarks:
