@@ -308,6 +308,15 @@ def test_maps_belong_to_their_images_however_they_are_found(how, tmp_path):
         np.testing.assert_array_equal(value[0], -expected)
 
 
+def test_a_map_that_cannot_be_read_is_named(tmp_path):
+    files = {f"images/{i}.png": png(noise(8, 8, 3)) for i in range(12)}
+    files |= {f"masks/{i}.png": png(noise(8, 8, 1)) for i in range(12)}
+    files["masks/7.png"] = files["masks/7.png"][:40]
+    said = diagnose(scan(fill(tmp_path / "set", files)), tmp_path / "c")
+    assert "mask: masks/7.png is not read, and its examples train without it: " in said
+    assert "masks/6.png is not read" not in said
+
+
 def test_augmentation_moves_an_image_and_its_map_alike():
     x0 = torch.rand(16, 2, 8, 8) * 2 - 1
     cond = Cond({"mask": x0[:, :1].clone()}, {"mask": torch.ones(16, dtype=torch.bool)}, 16)
