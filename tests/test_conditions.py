@@ -27,6 +27,8 @@ from fromnoise.config import Config, RunConfig, UNetConfig
 from fromnoise.data import columns, diagnose
 from fromnoise.data.cache import open_dataset
 from fromnoise.data.pairs import beside
+from fromnoise.data.remarks import remarks
+from fromnoise.data.scan import scan
 from fromnoise.data.texts import Texts
 from fromnoise.errors import Advice, FromNoiseError
 from fromnoise.evaluate import Asked, Judgement, obedience
@@ -223,6 +225,57 @@ def test_what_is_no_number_in_a_column_asked_for_as_one_is_counted(tmp_path):
         columns.profile("size", Texts.of(["nan", "-"]), "number")
 
 
+def test_infinite_numbers_count_as_empty_in_the_profile_as_in_training(tmp_path):
+    cells = [*map(str, range(39)), "inf"]
+    table = "\n".join(["file_name,size", *(f"{i:03}.png,{cell}" for i, cell in enumerate(cells))]).encode()
+    data = open_dataset(fill(tmp_path / "set", many(40) | {"m.csv": table}), columns=["size"], cache_dir=tmp_path / "c")
+    assert int(data.cond(np.arange(40)).present["size"].sum()) == 39
+    assert "number from 0 to 38, 39 of 40 filled; 1 that says 'inf' counts as empty" in diagnose(data.listing)
+
+
+def test_numbers_too_large_to_compute_with_are_no_number_column_and_said(tmp_path):
+    cells = [*map(str, range(39)), "1e300"]
+    table = "\n".join(["file_name,size", *(f"{i:03}.png,{cell}" for i, cell in enumerate(cells))]).encode()
+    listing = scan(fill(tmp_path / "set", many(40) | {"m.csv": table}))
+    assert [profile.role for profile in listing.profiles] == ["text"]
+    assert any("size: 1 of its numbers is beyond 1e+100, as '1e300'" in note for note in listing.notes)
+    with pytest.raises(FromNoiseError, match="'1e300' is beyond"):
+        columns.profile("size", Texts.of(cells), "number")
+    assert columns.profile("pose", Texts.of(["[1, 2]", "[1, -1e300]"])).role == "text"
+    assert columns.profile("size", Texts.of(["1", "-1e99"])).role == "number"
+
+
+@pytest.mark.parametrize("spelt", ["{},5", "{}.31 cm", "8,{:03}", "{}%", "{}kg/m3", "$ {}.50", "{}°C"])
+def test_numbers_with_units_or_commas_are_said_to_be_text(spelt):
+    cells = {"size": Texts.of([*(spelt.format(i) for i in range(40)), "", "n/a"])}
+    (said,) = remarks(cells, [columns.profile("size", cells["size"])])
+    assert said.startswith("size: nearly all cells are numbers, all of them with a unit or a comma as in")
+    assert said.endswith("write them as 5.31.")
+
+
+def test_texts_that_only_hold_numbers_are_not_remarked_on():
+    for cells in ("a{}", "{}-05-01", "{}:30", "picture {}", "{} red hats", "3fa9{}", "{}.png", "{}"):
+        values = Texts.of(cells.format(i) for i in range(40))
+        assert not list(remarks({"x": values}, [columns.profile("x", values)])), cells
+
+
+def test_a_role_that_is_none_and_none_beside_others_are_said():
+    profiles = [columns.profile("size", Texts.of(map(str, range(9))))]
+    with pytest.raises(FromNoiseError, match=r"'colour', which is no role: write size, or size: and one of class, num"):
+        columns.choose(profiles, columns.plain(["size:colour"], profiles))
+    with pytest.raises(FromNoiseError, match="none stands alone"):
+        columns.choose(profiles, ["none", "size"])
+
+
+def test_what_is_called_none_or_alone_in_its_class_is_remarked_on(tmp_path):
+    kinds = ["lone", *(["hat", "none"] * 20)]
+    table = "\n".join(["file_name,kind,none", *(f"{i:03}.png,{k},{i}" for i, k in enumerate(kinds))]).encode()
+    said = diagnose(scan(fill(tmp_path / "set", many(41) | {"m.csv": table})), tmp_path / "c")
+    assert "kind: one of its labels is called none, so that --where kind=none asks for it" in said
+    assert "a column is called none, which for --columns means no column at all: rename it." in said
+    assert said.count("kind: 1 label with a single example (lone)") == 1
+
+
 # ---------------------------------------------------------------- maps
 
 
@@ -253,6 +306,15 @@ def test_maps_belong_to_their_images_however_they_are_found(how, tmp_path):
         value = data.cond([i]).values["mask"][0]
         np.testing.assert_array_equal(value[1], expected)
         np.testing.assert_array_equal(value[0], -expected)
+
+
+def test_a_map_that_cannot_be_read_is_named(tmp_path):
+    files = {f"images/{i}.png": png(noise(8, 8, 3)) for i in range(12)}
+    files |= {f"masks/{i}.png": png(noise(8, 8, 1)) for i in range(12)}
+    files["masks/7.png"] = files["masks/7.png"][:40]
+    said = diagnose(scan(fill(tmp_path / "set", files)), tmp_path / "c")
+    assert "mask: masks/7.png is not read, and its examples train without it: " in said
+    assert "masks/6.png is not read" not in said
 
 
 def test_augmentation_moves_an_image_and_its_map_alike():

@@ -342,6 +342,32 @@ def test_broken_lines_of_a_table_cost_themselves_alone(alone, tmp_path):
         scan(fill(tmp_path, {"all.jsonl": b"a\nb\n"}) / "all.jsonl")
 
 
+def test_of_columns_of_one_name_the_first_counts_and_is_said(tmp_path):
+    text = "file_name,kind,kind\n" + "".join(f"{i:03}.png,{'ab'[i % 2]},{'cd'[i % 2]}\n" for i in range(12))
+    listing = scan(fill(tmp_path, many(12) | {"m.csv": text.encode()}))
+    assert [profile.labels for profile in listing.profiles if profile.name == "kind"] == [("a", "b")]
+    assert "m.csv: several columns are called 'kind': rename all but one; the first counts." in listing.notes
+
+
+def test_files_that_a_table_names_outside_its_folder_are_said_to_lie_there(tmp_path):
+    fill(tmp_path, {"other/i0.png": png(noise(8, 8, 3))})
+    named = ["000.png", "../other/i0.png", "/etc/passwd", "gone.png", "sub/../../x.png", f"{tmp_path}/set/001.png"]
+    folder = fill(tmp_path / "set", many(2) | {"m.csv": "\n".join(["file_name", *named]).encode()})
+    why, outside = reasons(scan(folder)), "lies outside the folder: give the table itself as the data"
+    assert "not there" in why["gone.png"]
+    assert all(outside in why[name] for name in ("../other/i0.png", "/etc/passwd", "../x.png"))
+    assert "by its whole path" in why[f"{tmp_path}/set/001.png"]
+    assert len(scan(folder / "m.csv")) == 3, "as the sentence promises"
+
+
+def test_of_several_rows_on_a_file_the_last_value_given_counts(tmp_path):
+    text = b"file_name,kind,size\n000.png,a,1\n001.png,b,2\n000.png,,3\n001.png,b,\n000.png,,\n"
+    listing = scan(fill(tmp_path, many(2) | {"m.csv": text}))
+    columns_ = listing.items.columns
+    assert [(columns_["kind"][i], columns_["size"][i]) for i in range(2)] == [("a", "3"), ("b", "2")]
+    assert any("lines 2 and 4 name the same file with different values" in note for note in listing.notes)
+
+
 def test_rows_with_too_many_cells_are_said(tmp_path):
     text = b"file_name,text\n000.png,one, two\n001.png,three,\n002.png,four\n"
     notes = scan(fill(tmp_path, many(3) | {"m.csv": text})).notes

@@ -192,6 +192,15 @@ def test_the_most_common_rate_and_channel_count_win_and_are_said(tmp_path):
     assert len(there) == pytest.approx(len(y) / 2, abs=1) and there.shape[1] == 2
 
 
+def test_what_is_said_of_rates_counts_the_sounds_that_are_read(tmp_path):
+    silent = {f"silent_{i}.wav": wav(np.zeros((800, 1)), 16000) for i in range(3)}
+    others = {"fast.wav": wav(tone(0.1, 16000), 16000), "wide.wav": wav(tone(0.1, 8000, channels=2), 8000)}
+    said = diagnose(scan(fill(tmp_path / "set", hits(10) | silent | others)), tmp_path / "cache")
+    assert "10 of 8 kHz mono, 1 of 16 kHz mono, 1 of 8 kHz stereo" in said
+    assert "sounds of several rates, 11 of 8 kHz, 1 of 16 kHz: 1 is resampled to 8 kHz, the most common rate." in said
+    assert "sounds in mono and in stereo, 11 mono, 1 stereo: 1 is averaged to mono" in said
+
+
 def test_resampling_keeps_a_tone_and_drops_what_the_rate_cannot_hold(tmp_path):
     files = hits(5, 8000) | {"z1.wav": wav(tone(0.5, 48000, 1000), 48000), "z2.wav": wav(tone(0.5, 48000, 9000), 48000)}
     data = open_dataset(fill(tmp_path / "set", files), cache_dir=tmp_path / "cache")

@@ -18,7 +18,7 @@ from fromnoise.data import columns as columns_
 from fromnoise.data import maps
 from fromnoise.data.columns import Encoded, Profile
 from fromnoise.data.gathered import with_folders
-from fromnoise.data.listing import Listing, links_note
+from fromnoise.data.listing import Items, Listing, counted, links_note
 from fromnoise.data.pieces import in_pieces
 from fromnoise.data.scan import Progress, scan
 from fromnoise.data.splits import NAMES, TRAIN, assign
@@ -224,7 +224,17 @@ def _without_broken(listing: Listing, stored: Stored) -> Listing:
             f"No {listing.medium.name} of {listing.source} can be decoded ({first}): check or convert the files."
         )
     everything = tuple(sorted((*listing.skipped, *skipped), key=lambda file: file.name))
-    return dataclasses.replace(listing, items=items, skipped=everything)
+    return dataclasses.replace(listing, items=items, skipped=everything, notes=_told_of(listing, items))
+
+
+def _told_of(listing: Listing, items: Items) -> tuple[str, ...]:
+    """The notes of the listing, with those that count headers as they are of `items`, its readable part; as they were
+    where that alone would become another set."""
+    _, said = listing.medium.common(listing.headers)
+    common, left = listing.medium.common(counted(items, lambda header: header))
+    if (common.mode, common.dtype) != (listing.common.mode, listing.common.dtype):
+        return listing.notes
+    return (*(note for note in listing.notes if note not in said), *left)
 
 
 def _fingerprint(listing: Listing) -> str:

@@ -9,7 +9,7 @@ class    2 to 1,000 distinct labels, each with 5 examples or more on average; if
          is none.
 map      images that belong to the examples, as masks do (`pairs.py`, `maps.py`).
 vector   lists of numbers, all of one length, written as JSON: [0.2, 0.8].
-number   numbers otherwise, of which there are two or more; as a condition smooth in between and a little beyond.
+number   numbers otherwise, two or more and none beyond 1e100; as a condition smooth in between and a little beyond.
 text     anything else: captions, names, identifiers.  As a condition its words count (`caption.py`).
 
 Without being asked a model is conditional on the one class that says it is a label, and on what the words of the set
@@ -22,7 +22,7 @@ is missing (`MISSING`) is an empty cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -44,6 +44,7 @@ MISSING = frozenset({"na", "n/a", "nan", "null", "none", "-", "?"})  # in any ca
 _MOST_LABELS = 1_000
 _MOST_NUMERIC_LABELS = 20
 _EXAMPLES_A_LABEL = 5
+LARGEST = 1e100  # of numbers; the squares of larger ones are none
 UNCONDITIONAL = "unconditional, as asked."
 
 
@@ -124,15 +125,18 @@ def profile(name: str, values: Texts, role: Role | None = None) -> Profile:
     if role in (None, "class", "number"):
         counts, missing = _told_apart(counts)
     role = _role(name, counts) if role is None else _checked(name, counts, role)
-    finite = [n for value in counts if (n := _number(value)) is not None and math.isfinite(n)]
+    numbers = {value: n for value in counts if (n := as_number(value)) is not None and math.isfinite(n)}
+    if role == "number":
+        missing |= {value: n for value, n in counts.items() if value not in numbers and value not in missing}
+        counts = {value: counts[value] for value in numbers}
     return Profile(
         name=name,
         role=role,
         filled=sum(counts.values()),
         distinct=len(counts),
         labels=tuple(sorted(counts, key=_order)) if role == "class" else (),
-        low=min(finite) if role == "number" else 0.0,
-        high=max(finite) if role == "number" else 0.0,
+        low=min(numbers.values()) if role == "number" else 0.0,
+        high=max(numbers.values()) if role == "number" else 0.0,
         size=len(as_vector(next(iter(counts))) or ()) if role == "vector" else 1,
         example=max(islice(counts, 100), key=len, default="")[:80],
         missing=missing,
@@ -144,13 +148,13 @@ def _told_apart(counts: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]
     one alone, as in 1 and -, such a word may well be a value."""
     missing = {value: n for value, n in counts.items() if value.lower() in MISSING}
     others = {value: n for value, n in counts.items() if value not in missing}
-    return (others, missing) if len(others) > 1 and None not in map(_number, others) else (counts, {})
+    return (others, missing) if len(others) > 1 and None not in map(as_number, others) else (counts, {})
 
 
 def _role(name: str, counts: Mapping[str, int]) -> Role:
     if _are_vectors(counts):
         return "vector"
-    numbers = [_number(value) for value in counts]
+    numbers = [as_number(value) for value in counts]
     numeric = bool(counts) and None not in numbers
     said = name.lower() in LABEL_NAMES
     least = (2 if said else _EXAMPLES_A_LABEL) * len(counts)
@@ -159,7 +163,8 @@ def _role(name: str, counts: Mapping[str, int]) -> Role:
     phrases = name.lower() in CAPTION_NAMES and any(len(words(value)) > 1 for value in counts)
     if repeated and not phrases and name != POSITION and (not numeric or said or len(counts) <= _MOST_NUMERIC_LABELS):
         return "class"
-    return "number" if numeric and any(math.isfinite(n) for n in numbers if n is not None) else "text"
+    numeric = numeric and not too_large(counts) and any(math.isfinite(n) for n in numbers if n is not None)
+    return "number" if numeric else "text"
 
 
 def _are_vectors(counts: Mapping[str, int]) -> bool:
@@ -169,15 +174,19 @@ def _are_vectors(counts: Mapping[str, int]) -> bool:
 
 def _checked(name: str, counts: Mapping[str, int], role: Role) -> Role:
     """`role`, if the values can be that."""
-    odd = [value for value in counts if _number(value) is None and value.lower() not in MISSING]
+    odd = [value for value in counts if as_number(value) is None and value.lower() not in MISSING]
     if role == "number" and odd:
         number = f"{sum(map(counts.__getitem__, odd)):,} of {sum(counts.values()):,} cells are none"
         raise FromNoiseError(
             f"Column {name!r} cannot be a number, since {number}, the first {odd[0][:40]!r}: empty them, or name the "
             "column without the role."
         )
-    if role == "number" and not any(n is not None and math.isfinite(n) for n in map(_number, counts)):
+    if role == "number" and not any(n is not None and math.isfinite(n) for n in map(as_number, counts)):
         raise FromNoiseError(f"Column {name!r} cannot be a number, since no cell is one: name it without the role.")
+    if role == "number" and (huge := too_large(counts)):
+        raise FromNoiseError(
+            f"Column {name!r} cannot be a number, since {huge[0][:40]!r} is beyond {LARGEST:g}: correct or empty it."
+        )
     if role == "vector" and not _are_vectors(counts):
         raise FromNoiseError(f"Column {name!r} cannot be a vector: write lists of one length, such as [0.2, 0.8].")
     if role == "class" and len(counts) > _MOST_LABELS:
@@ -208,23 +217,29 @@ def _without_role(asked: str) -> str:
     return name if role in ROLES and name else asked
 
 
-def _number(value: str) -> float | None:
+def as_number(value: str) -> float | None:
     try:
         return float(value)
     except ValueError:
         return None
 
 
+def too_large(values: Iterable[str]) -> list[str]:
+    """The finite numbers among the values that are so large that nothing can be computed with them."""
+    numbers = ((value, as_number(value)) for value in values)
+    return [value for value, n in numbers if n is not None and LARGEST < abs(n) < math.inf]
+
+
 def as_vector(value: str) -> list[float] | None:
-    """The finite numbers of a list such as "[0.2, 0.8]", None for anything else."""
+    """The numbers of a list such as "[0.2, 0.8]", None for anything else, also where one is beyond `LARGEST`."""
     if not (value.startswith("[") and value.endswith("]")):
         return None
-    numbers = [_number(part) for part in value[1:-1].split(",")]
-    return [n for n in numbers if n is not None] if all(n is not None and math.isfinite(n) for n in numbers) else None
+    numbers = [as_number(part) for part in value[1:-1].split(",")]
+    return [n for n in numbers if n is not None] if all(n is not None and abs(n) <= LARGEST for n in numbers) else None
 
 
 def _order(label: str) -> tuple[float, str]:
-    number = _number(label)
+    number = as_number(label)
     return (math.inf if number is None or math.isnan(number) else number, label)
 
 
@@ -239,6 +254,12 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
     named = {p.name: p for p in profiles}
     for name in wanted:
         if name not in named:
+            base, _, role = name.rpartition(":")
+            if base in named:
+                known = f"write {base}, or {base}: and one of {', '.join(ROLES)}"
+                raise FromNoiseError(f"Column {base!r} cannot be {role!r}, which is no role: {known}.")
+            if name == "none" and len(wanted) > 1:
+                raise FromNoiseError("The word none stands alone and means no column: leave it out, or the others.")
             exist = f"the columns are {', '.join(named)}" if named else "the data has none"
             raise FromNoiseError(f"There is no column {name!r} with more than one value: {exist}.")
     chosen = tuple(named[name] for name in dict.fromkeys(wanted))
@@ -284,26 +305,26 @@ def _class(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     place = {label: i for i, label in enumerate(profile.labels)}
     codes = np.array([place.get(word, -1) for word in values.words], dtype=np.int64)[values.codes]
     column = Column(name=profile.name, kind="class", labels=profile.labels)
-    notes = (*_words_for_missing(profile), *_lonely(column, codes[codes >= 0]))
+    notes = (*_words_for_missing(profile), *lonely(profile, values))
     return Encoded(column=column, values=np.maximum(codes, 0), present=codes >= 0, notes=notes)
 
 
-def _lonely(column: Column, codes: np.ndarray) -> list[str]:
+def lonely(profile: Profile, values: Texts) -> list[str]:
     """A sentence on labels of a single example, which cannot be learned but only repeated."""
-    counts = np.bincount(codes, minlength=len(column.labels))
-    alone = [label for label, n in zip(column.labels, counts, strict=True) if n == 1]
+    counts = values.counts()
+    alone = [label for label in profile.labels if counts.get(label) == 1]
     if not alone:
         return []
     shown = ", ".join(alone[:5]) + (", …" if len(alone) > 5 else "")
     return [
-        f"{column.name}: {len(alone)} label{'s' * (len(alone) > 1)} with a single example ({shown}), "
+        f"{profile.name}: {len(alone)} label{'s' * (len(alone) > 1)} with a single example ({shown}), "
         "which a model can only repeat; add examples or merge labels."
     ]
 
 
 def _number_column(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     used = values.counts()
-    numbers = (_number(word) if word in used else None for word in values.words)
+    numbers = (as_number(word) if word in used else None for word in values.words)
     parsed = np.array([math.nan if number is None else number for number in numbers])[values.codes]
     present = np.isfinite(parsed)
     seen = parsed[present & train] if (present & train).any() else parsed[present]

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from fromnoise.codec import Codec
 from fromnoise.data.cache import decoded
-from fromnoise.data.columns import Profile, choose
+from fromnoise.data.columns import Profile, choose, lonely
 from fromnoise.data.listing import Listing, links_note
+from fromnoise.data.maps import unread
 from fromnoise.data.scan import Progress
 from fromnoise.data.splits import assign
 from fromnoise.data.store import is_cached
@@ -42,6 +43,7 @@ def diagnose(listing: Listing, cache_dir: Path | None = None, progress: Progress
         found = decoded(listing, None, cache_dir, progress)
         listing, codec, split = found.whole, found.codec, found.split
         how = [*(("size", note) for note in found.chosen), *(("fitted", note) for note in found.fitted)]
+        remarks += _unread_maps(listing)
     else:
         remarks.append(
             f"{_count(scanned, 'example')} would take long to decode and are judged by their headers: train decodes "
@@ -72,6 +74,8 @@ def _summary(listing: Listing, split: str, scanned: int) -> Iterator[str]:
 
 def _remarks(listing: Listing, codec: Codec, remarks: Sequence[str]) -> Iterator[str]:
     remarks = [*listing.notes, *remarks, *_duplicates(listing), *_odd(listing, codec)]
+    for profile in listing.profiles:
+        remarks += lonely(profile, listing.items.columns[profile.name])
     if len(listing) < _FEW:
         remarks.append(f"{_count(len(listing), 'example')}: a model will mostly remember them; more would help")
     if remarks:
@@ -111,6 +115,17 @@ def _duplicates(listing: Listing) -> Iterator[str]:
         yield links
 
 
+def _unread_maps(listing: Listing) -> Iterator[str]:
+    """Sentences on files of maps that cannot be read."""
+    for profile in listing.profiles:
+        if profile.role == "map":
+            broken = unread(profile, listing)
+            for name, why in islice(broken.items(), _SHOWN):
+                yield f"{profile.name}: {name} is not read, and its examples train without it: {why}"
+            if len(broken) > _SHOWN:
+                yield f"{profile.name}: {len(broken) - _SHOWN:,} more maps are not read"
+
+
 def _odd(listing: Listing, codec: Codec) -> Iterator[str]:
     odd: dict[str, list[int]] = defaultdict(list)
     for code, header in enumerate(listing.items.headers):
@@ -137,7 +152,9 @@ def _sizes(listing: Listing) -> str:
 
 
 def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" if len(counts) > 1 else name for name, count in counts.most_common())
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{n:,} {'of ' * name[:1].isdigit()}{name}" for name, n in counts.most_common())
 
 
 def _column(profile: Profile, total: int) -> str:

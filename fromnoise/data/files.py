@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import posixpath
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -281,7 +282,7 @@ def tables(tree: Tree, kinds: Kinds, skipped: list[Skipped]) -> list[tuple[str, 
             skipped.append(Skipped(name=entry.name, reason="a table that names no file of the set"))
         else:
             found.append((entry.name, joined))
-            skipped.extend(_missing(entry.name, joined.missing))
+            skipped.extend(_missing(entry.name, joined.missing, os.path.abspath(tree.name)))
     return found
 
 
@@ -309,5 +310,12 @@ def _join(tree: Tree, entry: Entry, exists: Callable[[str], bool]) -> Table | No
     return found and replace(found, notes=(*([said] if said else []), *found.notes))
 
 
-def _missing(where: str, names: Iterable[str]) -> Iterable[Skipped]:
-    return (Skipped(name=name, reason=f"named in {where}, but not there") for name in names)
+def _missing(where: str, names: Iterable[str], folder: str = "") -> Iterator[Skipped]:
+    """The files that a table names and that are not in the set, which is a `folder` or else the table's own."""
+    for name in names:
+        why = "not there"
+        if folder and posixpath.isabs(name) and name.startswith(f"{folder}/"):
+            why = "by its whole path: name it from the table's folder on"
+        elif folder and (posixpath.isabs(name) or name.startswith("../")):
+            why = "it lies outside the folder: give the table itself as the data"
+        yield Skipped(name=name, reason=f"named in {where}, but {why}")

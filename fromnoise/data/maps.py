@@ -68,6 +68,22 @@ def _of_files(profile: Profile, listing: Listing, space: Shape, train: np.ndarra
     return Encoded(column=column, values=_Rows(table, values.codes), present=present, notes=_told(column, present))
 
 
+def unread(profile: Profile, listing: Listing) -> dict[str, str]:
+    """The files of a column of maps that cannot be read, each with the reason; none of scans, whose names may be
+    people's."""
+    tree, broken = listing.tree, dict[str, str]()
+    if listing.stacks and profile.name in listing.stacks[0].maps:
+        return broken
+    assert tree is not None, "maps are files"
+    place = {name: i for i, name in enumerate(tree.entries.names)}
+    for name in listing.items.columns[profile.name].counts():
+        try:
+            _raw(read(tree, tree.entries[place[name]]))
+        except Unreadable as error:
+            broken[name] = str(error)
+    return broken
+
+
 def _of_rows(
     profile: Profile, listing: Listing, rows: Rows, space: Shape, train: np.ndarray, cache: Path | None
 ) -> Encoded:

@@ -28,6 +28,7 @@ from fromnoise.data.listing import Items, Listing, counted, harmonise, names
 from fromnoise.data.look import look_at_files, look_at_rows
 from fromnoise.data.media import IMAGE, TEXT, VIDEO, VOLUME, formats
 from fromnoise.data.names import of_names
+from fromnoise.data.remarks import remarks
 from fromnoise.data.splits import BY_NAMES, OPEN, TRAIN, folder_roles, split_of, split_word
 from fromnoise.data.stack import Stack
 from fromnoise.data.store import default_cache
@@ -301,14 +302,15 @@ def _listing(
         items = replace(items, split=np.full_like(items.split, OPEN))
         notes.append("every example is named for validation or test: the names are ignored.")
     profiles = [columns.profile(name, texts, "map" if name in maps else None) for name, texts in items.columns.items()]
+    profiles = tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role in ("text", "map")))
     return Listing(
         source=source,
         medium=medium,
         items=items,
         skipped=tuple(sorted([*skipped, *odd], key=lambda file: file.name)),
-        profiles=tuple(p for p in profiles if p.distinct > 1 or (p.distinct and p.role in ("text", "map"))),
+        profiles=profiles,
         common=common,
-        notes=tuple(notes),
+        notes=(*notes, *remarks(items.columns, profiles)),
         parted=why or BY_NAMES,
         tree=tree,
         stacks=tuple(stacks),

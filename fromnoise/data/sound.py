@@ -65,13 +65,12 @@ class Sounds:
         notes = []
         if len(rates) > 1:
             others = headers.total() - rates[rate]
-            notes.append(f"sounds of {_listed(rates, lambda r: f'{r / 1000:g} kHz')}: {others:,} are resampled to "
-                         f"{rate / 1000:g} kHz, the most common rate.")  # fmt: skip
+            notes.append(f"sounds of several rates, {_listed(rates, lambda r: f'of {r / 1000:g} kHz')}: {_are(others)} "
+                         f"resampled to {rate / 1000:g} kHz, the most common rate.")  # fmt: skip
         if len(channels) > 1:
-            word = {1: "mono", 2: "stereo"}
-            how = "averaged to mono" if count == 1 else "doubled to stereo"
-            notes.append(f"sounds of {_listed(channels, word.__getitem__)}: {headers.total() - channels[count]:,} are "
-                         f"{how}, which is most common.")  # fmt: skip
+            how, others = "averaged to mono" if count == 1 else "doubled to stereo", headers.total() - channels[count]
+            notes.append(f"sounds in mono and in stereo, {_listed(channels, {1: 'mono', 2: 'stereo'}.__getitem__)}: "
+                         f"{_are(others)} {how}, which is most common.")  # fmt: skip
         frames = max(header.frames for header in headers)
         return SoundHeader(frames=frames, rate=rate, channels=count, container=container, subtype=subtype), notes
 
@@ -118,6 +117,10 @@ def _most(counts: Counter[T]) -> T:
 
 def _listed(counts: Counter[int], name: Callable[[int], str]) -> str:
     return ", ".join(f"{count:,} {name(value)}" for value, count in counts.most_common())
+
+
+def _are(count: int) -> str:
+    return f"{count:,} {'is' if count == 1 else 'are'}"
 
 
 def _subtype(common: SoundHeader) -> Subtype:

@@ -11,8 +11,9 @@ import io
 import json
 import posixpath
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -61,9 +62,9 @@ def parse(name: str, text: str) -> Parsed:
     Raises ValueError where the text is not such a table.
     """
     growing: dict[str, Growing] = {}
-    lines, odd = array("q"), array("q")
+    lines, odd, twice = array("q"), array("q"), list[str]()
     json_lines = name.lower().endswith(".jsonl")
-    for line, cells in _json_rows(text, odd) if json_lines else _csv_rows(name, text, odd):
+    for line, cells in _json_rows(text, odd) if json_lines else _csv_rows(name, text, odd, twice):
         for key, value in cells:
             if key and (cell := _cell(value)):
                 growing.setdefault(key, Growing()).put(len(lines), cell)
@@ -71,6 +72,7 @@ def parse(name: str, text: str) -> Parsed:
     if json_lines and odd and not lines:
         raise ValueError("no line of it is a JSON object")
     notes = [_broken(name, odd, len(lines)) if json_lines else _too_long(name, odd)] if odd else []
+    notes += [f"{name}: several columns are called {key!r}: rename all but one; the first counts." for key in twice]
     columns = {key: column.texts(len(lines)) for key, column in growing.items()}
     return Parsed(columns=columns, lines=np.array(lines, dtype=np.int64), notes=tuple(notes))
 
@@ -101,17 +103,24 @@ def _json_rows(text: str, broken: array) -> Iterator[tuple[int, list[tuple[str, 
                 broken.append(number)
 
 
-def _csv_rows(name: str, text: str, too_long: array) -> Iterator[tuple[int, list[tuple[str, object]]]]:
-    """The line that each row ends at and its cells; those with more than the first row has go to `too_long`, too."""
+def _csv_rows(
+    name: str, text: str, too_long: array, twice: list[str]
+) -> Iterator[tuple[int, list[tuple[str, object]]]]:
+    """The line that each row ends at and its cells; those with more than the first row has go to `too_long`, too, and
+    names of several columns, of which the first counts, to `twice`."""
     csv.field_size_limit(_LONGEST)
     separator = "\t" if name.lower().endswith(".tsv") else _separator(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     head = next(lines, [])
+    first: dict[str, int] = {}
+    for place, key in enumerate(head):
+        first.setdefault(key, place)
+    twice += [key for key, count in Counter(head).items() if key and count > 1]
     for row in lines:
         if row:
             if any(row[len(head) :]):
                 too_long.append(lines.line_num)
-            yield lines.line_num, list(dict(zip(head, row, strict=False)).items())
+            yield lines.line_num, [(key, row[place]) for key, place in first.items() if place < len(row)]
 
 
 def _separator(text: str) -> str:
@@ -130,7 +139,7 @@ def _cell(value: object) -> str:
 def match(name: str, parsed: Parsed, exists: Callable[[str], bool]) -> Table | None:
     """The table at `name` joined with the files that exist, or None where no column of it names one of them.
 
-    Of several rows on one file the last counts.
+    Of several rows on one file the last value that is given counts, in each column.
     """
     folder, columns = posixpath.dirname(name), parsed.columns
     likely = sorted(columns, key=lambda key: _FILE_COLUMNS.index(key.lower()) if key.lower() in _FILE_COLUMNS else 99)
@@ -144,14 +153,15 @@ def match(name: str, parsed: Parsed, exists: Callable[[str], bool]) -> Table | N
             rows = {targets[code]: row for row, code in enumerate(names.codes.tolist()) if there[code]}
             last = np.array([rows.get(target, -1) for target in targets])[names.codes]
             lost = (target for target, here in zip(targets, there, strict=True) if target and not here)
-            others = {key: texts for key, texts in columns.items() if key != column}
+            given = {key: texts for key, texts in columns.items() if key != column}
+            others = {key: replace(texts, codes=texts.codes[_givers(texts, last)]) for key, texts in given.items()}
             images = {key: paths for key, texts in others.items() if (paths := _images(folder, texts, exists))}
             return Table(
                 file_column=column,
                 rows=rows,
                 columns={key: texts for key, texts in others.items() if key not in images},
                 missing=tuple(dict.fromkeys(lost)),
-                notes=(*parsed.notes, *_unnamed(name, column, names, parsed), *_several(name, last, others, parsed)),
+                notes=(*parsed.notes, *_unnamed(name, column, names, parsed), *_several(name, last, given, parsed)),
                 images=images,
             )
     return None
@@ -166,16 +176,24 @@ def _unnamed(name: str, column: str, names: Texts, parsed: Parsed) -> Iterator[s
         yield f"{name}: {what} no {column} and belong{'s' * (len(empty) == 1)} to no file: fill it in."
 
 
-def _several(name: str, last: np.ndarray, others: Mapping[str, Texts], parsed: Parsed) -> Iterator[str]:
-    """A sentence on files that several rows describe, and not alike; `last` is the last row on each row's file, or
-    -1."""
-    differ = np.zeros(len(last), dtype=bool)
-    for texts in others.values():
-        differ |= texts.codes != texts.codes[last]
-    odd = np.flatnonzero(differ & (last >= 0))
+def _givers(texts: Texts, last: np.ndarray) -> np.ndarray:
+    """The row that gives each row's value: for the last row on a file the last that has one, and otherwise itself;
+    `last` is the last row on each row's file, or -1."""
+    givers, told = np.arange(len(last)), np.flatnonzero((last >= 0) & (texts.codes > 0))
+    givers[last[told]] = told  # of several on one place the last stays
+    return givers
+
+
+def _several(name: str, last: np.ndarray, given: Mapping[str, Texts], parsed: Parsed) -> Iterator[str]:
+    """A sentence on files that several rows describe, and not alike; `last` is that of `_givers`."""
+    against = np.full(len(last), -1)
+    for texts in given.values():
+        giver = _givers(texts, last)[last]
+        against = np.where((last >= 0) & (texts.codes > 0) & (texts.codes != texts.codes[giver]), giver, against)
+    odd = np.flatnonzero(against >= 0)
     if len(odd):
         count = len(np.unique(last[odd]))
-        lines = f"{parsed.lines[odd[0]]:,} and {parsed.lines[last[odd[0]]]:,}"
+        lines = f"{parsed.lines[odd[0]]:,} and {parsed.lines[against[odd[0]]]:,}"
         what = f"lines {lines} name the same file" if count == 1 else f"{count:,} files are named by several rows"
         such = "" if count == 1 else f", such as lines {lines}"
         yield f"{name}: {what} with different values{such}: keep one a file; the last counts."
