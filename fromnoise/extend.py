@@ -169,11 +169,11 @@ def asked_length(codec: Codec, **given: float | None) -> float | None:
     if not asked:
         return None
     unit = extensible(codec).unit
+    for name, value in asked.items():
+        _positive(value, name if name == "seconds" else unit)
     if isinstance(codec, Moving) and asked.keys() == {"seconds"}:
         return asked["seconds"] * float(Fraction(codec.rate))
     own = unit if unit in given else "width"
-    for name, value in asked.items():
-        _positive(value, name if name == "seconds" else unit)
     if asked.keys() != {own}:
         raise FromNoiseError(f"How long samples of this model are is counted in {unit}: give --{own} alone.")
     return asked[own]
