@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from fromnoise.asking import check_run, parse_columns, parse_ends, parse_size, parse_where
 from fromnoise.errors import Advice, FromNoiseError, NotJudged, TrainingStopped
 
 app = typer.Typer(
@@ -213,7 +214,8 @@ def sample(
     from fromnoise.sheet import save_sheet
 
     out = out or _samples_of(run)
-    loaded, conditions = api.load(run), parse_where(where)
+    loaded = api.load(check_run(run))
+    conditions = parse_where(where, [column.name for column in loaded.release.columns])
     beginning, ends = parse_ends(beginning, between, end)
     check_free(out)
     if strip is not None:
@@ -266,7 +268,7 @@ def evaluate(
     """Judge a run: quality beside floor and corruptions, variety, copying; writes evaluation.json and report.html."""
     from fromnoise import api
 
-    loaded = api.load(run)
+    loaded = api.load(check_run(run))
     try:
         judgement = loaded.evaluate(n=n, seed=seed, data=data, watch=lambda line: print(line, file=sys.stderr))
         print("\n".join([*judgement.table(), *judgement.sentences]))
@@ -292,7 +294,7 @@ def distill(
 
     main_rank = os.environ.get("RANK", "0") == "0"
     with Display(quiet=not main_rank) as display:
-        loaded = api.load(run)
+        loaded = api.load(check_run(run))
         try:
             measured = loaded.distill(
                 budget=budget,
@@ -326,52 +328,6 @@ def doctor(
         listing = scan(data, channels_first=channels_first, axes=axes, fps=fps, progress=progress)
         diagnosis = diagnose(listing, progress=progress)
     print(diagnosis)
-
-
-def parse_size(text: str | None) -> int | float | tuple[int, ...] | None:
-    """32, or 48x64 (height by width), or 16x48x64 (frames, or depth, before), or seconds such as 1.5."""
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if all(p.isdigit() and int(p) > 0 for p in parts) and len(parts) <= 3:
-        return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise FromNoiseError(
-            f"Cannot read the size {text!r}: write a side such as 32, HEIGHTxWIDTH such as 48x64, or seconds, 1.5."
-        )
-    return seconds
-
-
-def parse_columns(text: str | None) -> list[str] | None:
-    """a,b; "none" is no column at all, None the proposal."""
-    if text is None:
-        return None
-    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def parse_ends(
-    beginning: Path | None, between: tuple[Path, Path] | None, end: Path | None
-) -> tuple[Path | None, tuple[Path | None, Path] | None]:
-    """(what samples go on from, what they lead from and to): an end with a beginning is what lies between."""
-    if end is None:
-        return beginning, between
-    if between is not None:
-        raise FromNoiseError("What --between names second is an end already: leave out --end.")
-    return None, (beginning, end)
-
-
-def parse_where(texts: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts or ()]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise FromNoiseError(f"Cannot read --where {name + equals + value!r}: write COLUMN=VALUE.")
-        if sum(name == other for other, _, _ in pairs) > 1:
-            raise FromNoiseError(f"Say --where {name}=… once: a sample has one value of it.")
-    return {name: value for name, _, value in pairs}
 
 
 def _show(message: Warning | str, *where: object) -> None:

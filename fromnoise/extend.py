@@ -13,6 +13,7 @@ so that no place is an end.  What is known is pinned (`observe.py`).  The sampli
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +29,7 @@ from fromnoise.codec import Codec, Extensible, Moving
 from fromnoise.cond import Cond
 from fromnoise.data.blocks import starts as spread
 from fromnoise.denoise import Denoiser
+from fromnoise.errors import Advice
 from fromnoise.observe import Pinned
 from fromnoise.posterior import Mean
 from fromnoise.types import Data, FromNoiseError, Shape, Time
@@ -138,8 +140,8 @@ def extension(
     if beginning is not None:
         known = along.beginning(beginning)
         length = along.extent(known.shape[-1] + window) if length is None else length
-    length = along.extent(window) if length is None else length
-    if not math.isfinite(length) or length < along.extent(window) * 0.999:
+    asked, length = length, along.extent(window) if length is None else _positive(length, along.unit)
+    if length < along.extent(window) * 0.999:
         raise FromNoiseError(
             f"The model was trained on windows of {along.extent(window):g} {along.unit}: ask for a length of as much "
             f"or more, not {length:g}, and cut what it makes."
@@ -147,6 +149,11 @@ def extension(
     long = along.extended(length, "loop" if loop else "free" if known is None else "continued")
     if known is not None and known.shape[-1] >= long.shape[-1]:
         raise FromNoiseError(f"The beginning alone fills {length:g} {along.unit}: ask for a greater length.")
+    made = long.extent(long.shape[-1])
+    if asked is not None and not math.isclose(made, asked, rel_tol=1e-6):
+        step = along.extent(2) - along.extent(1)
+        said = f"Samples are {made:.6g} {along.unit} long, not {asked:g}: lengths are counted in steps of {step:.3g}."
+        warnings.warn(Advice(said), stacklevel=2)
     recipe: dict[str, object] = {"length": length, "loop": loop}
     if beginning is not None:
         recipe["beginning"] = blake2b(np.ascontiguousarray(beginning).data, digest_size=8).hexdigest()
@@ -162,12 +169,20 @@ def asked_length(codec: Codec, **given: float | None) -> float | None:
     if not asked:
         return None
     unit = extensible(codec).unit
+    for name, value in asked.items():
+        _positive(value, name if name == "seconds" else unit)
     if isinstance(codec, Moving) and asked.keys() == {"seconds"}:
         return asked["seconds"] * float(Fraction(codec.rate))
     own = unit if unit in given else "width"
     if asked.keys() != {own}:
         raise FromNoiseError(f"How long samples of this model are is counted in {unit}: give --{own} alone.")
     return asked[own]
+
+
+def _positive(length: float, unit: str) -> float:
+    if not 0 < length < math.inf:
+        raise FromNoiseError(f"A length of {length:g} {unit} is none: ask for a positive number of them.")
+    return length
 
 
 def extensible(codec: Codec) -> Extensible:

@@ -32,7 +32,7 @@ from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
 from fromnoise.sheet import moving, save_sheet, sheet
 from fromnoise.stream import Rolling, Walk, rolled
-from fromnoise.template import filling
+from fromnoise.template import Barred, filling
 from fromnoise.types import FromNoiseError
 
 SAMPLERS = get_args(get_type_hints(SampleConfig)["sampler"])
@@ -202,6 +202,8 @@ def walk(
         return
     shape = (len(indices), *(release if beyond is None else beyond).codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
+    if isinstance(release.codec, TextCodec):
+        denoise = Barred(denoise, release.codec.barred)
     if template is not None:
         assert isinstance(release.codec, TextCodec)
         denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)

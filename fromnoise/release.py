@@ -8,6 +8,7 @@ conditions nobody asked for are drawn jointly from them.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,7 @@ from fromnoise.types import FromNoiseError
 
 # Enough rows to draw conditions from; a release must not grow with the data.
 MAX_ROWS, MAX_MAPS = 10_000, 64  # of columns that are maps the latter
+SHOWN = 10  # labels that a sentence names
 NEAR = 0.25  # standard deviations: a training row with such a number agrees with the one asked for
 
 
@@ -190,17 +192,28 @@ def _class_index(column: Column, text: str) -> int:
     if text in column.labels:
         return column.labels.index(text)
     if text.casefold() not in folded:
-        close = get_close_matches(text.casefold(), folded, n=3, cutoff=0.4)
-        shown = [column.labels[folded.index(c)] for c in close] or column.labels[:8]
-        raise FromNoiseError(f"{column.name} is never {text!r}: use one of {', '.join(shown)}, … or none.")
+        raise FromNoiseError(f"{column.name} is never {text!r}: {_suggested(column.labels, text)}.")
     return folded.index(text.casefold())
+
+
+def _suggested(labels: tuple[str, ...], text: str) -> str:
+    """What to ask for in place of a label that is none: the nearest, and of few labels all."""
+    folded = [label.casefold() for label in labels]
+    close = [labels[folded.index(c)] for c in get_close_matches(text.casefold(), folded, n=3, cutoff=0.4)]
+    if len(labels) > SHOWN:
+        return f"use one of {', '.join(close or labels[:SHOWN])}, … or none"
+    nearest = f"{close[0]}, or else " if close else ""
+    others = ", ".join(label for label in labels if label not in close[:1])
+    return f"use {nearest}{others}{' or ' * bool(others)}none"
 
 
 def _standardised(column: Column, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise FromNoiseError(f"{column.name} is a number such as {column.mean:.3g}, not {text!r}.") from None
+        value = math.nan
+    if math.isnan(value):
+        raise FromNoiseError(f"{column.name} is a number such as {column.mean:.3g}, not {text!r}.")
     # The model's codes of numbers end one standard deviation beyond what was seen (`nets/condition.py`).
     low, high = column.low - column.std, column.high + column.std
     if not low <= value <= high:

@@ -22,6 +22,7 @@ from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.observe import Pinned
 from fromnoise.posterior import Logits
+from fromnoise.process import Masked
 from fromnoise.rng import Rng
 from fromnoise.types import Data, FromNoiseError, Time
 
@@ -126,6 +127,20 @@ class Inside:
         assert isinstance(post, Logits)
         logits = post.logits.clone()
         logits[..., self.padding] = logits[..., self.padding].masked_fill(self.inside, -torch.inf)
+        return Logits(logits)
+
+
+class Barred:
+    """A denoiser that never writes the symbols `barred`, which its training texts have not."""
+
+    def __init__(self, denoise: Denoiser, barred: Sequence[int]) -> None:
+        self.denoise, self.barred, self.process = denoise, list(barred), denoise.process
+
+    def __call__(self, x_t: Data, t: Time, cond: Cond, s: Time | None = None) -> Logits:
+        post = self.denoise(x_t, t, cond, s)
+        assert isinstance(post, Logits) and isinstance(self.process, Masked)
+        logits, hidden = post.logits.clone(), (x_t == self.process.vocab)[..., None]
+        logits[..., self.barred] = logits[..., self.barred].masked_fill(hidden, -torch.inf)
         return Logits(logits)
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 import fromnoise as fn
 from fromnoise import appraise
-from fromnoise.cli import main, parse_columns, parse_size, parse_where
+from fromnoise.asking import parse_columns, parse_size, parse_where
+from fromnoise.cli import main
 from fromnoise.codec import ImageCodec, VideoCodec
 from fromnoise.extend import asked_length
 
@@ -244,6 +245,9 @@ def test_bad_runs_are_refused(fromnoise, run, tmp_path):
         Path("cut.safetensors").write_bytes(whole[: int(len(whole) * share)])
         refused(fromnoise("sample", "cut.safetensors"), "cut.safetensors")
     refused(fromnoise("sample", "nowhere"), "nowhere")
+    picture = next(pictures(tmp_path / "some", n=1).iterdir())
+    for command in ("sample", "evaluate", "distill"):
+        refused(fromnoise(command, picture), f"{picture} is no run: name a run folder, or its model.safetensors.")
     refused(fromnoise("evaluate", tmp_path), str(tmp_path))
     refused(fromnoise("sample", run.folder.path, "--where", "label=eleven"), "eleven")
     refused(fromnoise("sample", run.folder.path, "--where", "size=3"), "size", "label")
@@ -295,7 +299,11 @@ def test_lengths_are_given_in_the_mediums_own_unit_and_fit_the_machine(fromnoise
     assert asked_length(clips, seconds=2.0, width=None, frames=None) == 25
     assert asked_length(clips, seconds=None, width=None, frames=9) == 9
     assert asked_length(clips, seconds=None, frames=None) is None
-    assert np.isnan(asked_length(clips, seconds=float("nan"), frames=None) or 0), "refused where lengths are"
+    for seconds in (float("nan"), float("inf"), 0.0, -1.0):
+        with pytest.raises(
+            fn.FromNoiseError, match=f"length of {seconds:g} seconds is none: ask for a positive number"
+        ):
+            asked_length(clips, seconds=seconds, frames=None)
 
 
 def test_where_samples_go_is_said_once_and_by_its_own_option(fromnoise, run, tmp_path):
@@ -337,3 +345,10 @@ def test_words_are_read():
     assert parse_size("32") == 32 and parse_size("48x64") == (48, 64) and parse_size(None) is None
     assert parse_columns("a, b") == ["a", "b"] and parse_columns("none") == [] and parse_columns(None) is None
     assert parse_where(["a=b=c", "d=Food & Drink"]) == {"a": "b=c", "d": "Food & Drink"}
+    assert parse_where(["a=b=0.5", "a=c=1"], ["a", "a=b"]) == {"a=b": "0.5", "a": "c=1"}
+    assert parse_where(["a=b"], ["a=b", "a"]) == {"a": "b"} and parse_size("0.02") == 0.02
+    for small in ("0", "-1", "0x8", "0.001"):
+        with pytest.raises(
+            fn.FromNoiseError, match=r"1 or more pixels.* 0\.02 or more seconds" if small != "0x8" else "0x8"
+        ):
+            parse_size(small)

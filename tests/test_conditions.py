@@ -24,7 +24,7 @@ from fromnoise.codec import ImageCodec
 from fromnoise.codec.augment import augmented
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, RunConfig, UNetConfig
-from fromnoise.data import columns, diagnose
+from fromnoise.data import columns, diagnose, maps
 from fromnoise.data.cache import open_dataset
 from fromnoise.data.pairs import beside
 from fromnoise.data.remarks import remarks
@@ -33,7 +33,7 @@ from fromnoise.data.texts import Texts
 from fromnoise.errors import Advice, FromNoiseError
 from fromnoise.evaluate import Asked, Judgement, obedience
 from fromnoise.generate import prompted
-from fromnoise.release import Release
+from fromnoise.release import Release, parse_value
 from fromnoise.rng import Rng
 
 # ---------------------------------------------------------------- captions as symbols
@@ -121,6 +121,21 @@ def test_what_is_not_asked_never_contradicts_what_is(release):
     assert not none.present["text"].any(), "no row is a heart of size 0"
     everything = release.conditions({}, 0, range(40))
     assert set(everything.values["kind"].tolist()) == {0, 1} and bool(everything.present["text"].all())
+
+
+def test_what_cannot_be_asked_for_is_said_with_what_can(release):
+    for where, said in (
+        ({"kind": "haert"}, "kind is never 'haert': use heart, or else apple or none[.]"),
+        ({"kind": "zzz"}, "kind is never 'zzz': use apple, heart or none[.]"),
+        ({"size": "nan"}, "size is a number such as 5, not 'nan'"),
+        ({"size": "big"}, "size is a number such as 5, not 'big'"),
+        ({"size": "inf"}, "ask for -5 to 15, not 'inf'"),
+    ):
+        with pytest.raises(FromNoiseError, match=said):
+            release.conditions(where, 0, range(1))
+    many = replace(release.columns[1], labels=tuple(f"label {i}" for i in range(20)))
+    with pytest.raises(FromNoiseError, match=r"use one of label 1.*, … or none"):
+        parse_value(many, "labl 1", release.codec)
 
 
 def test_a_prompt_is_the_caption_and_an_empty_one_hides_it(release):
@@ -315,6 +330,23 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path):
     said = diagnose(scan(fill(tmp_path / "set", files)), tmp_path / "c")
     assert "mask: masks/7.png is not read, and its examples train without it: " in said
     assert "masks/6.png is not read" not in said
+
+
+def test_a_map_that_is_asked_for_has_the_colours_of_the_training_maps_and_any_size(tmp_path):
+    column = Column(name="mask", kind="map", size=3, labels=("0", "255", "16711680"), low=-1.0, high=1.0)
+    red = np.zeros((16, 32, 3), np.uint8)
+    red[..., 0] = 255
+    (tmp_path / "red.png").write_bytes(png(red))
+    value = maps.from_file(column, str(tmp_path / "red.png"), (8, 8))
+    assert value.shape == (3, 8, 8) and bool((value[2] == 1).all()) and bool((value[:2] == -1).all())
+    (tmp_path / "photo.png").write_bytes(png(noise(8, 8, 3)))
+    with pytest.raises(
+        FromNoiseError, match=r"of the colours 0, 255, #FF0000, and '.*photo\.png' has .* and \d+ more: give"
+    ):
+        maps.from_file(column, str(tmp_path / "photo.png"), (8, 8))
+    (tmp_path / "one.png").write_bytes(png(np.full((8, 8, 1), 7, np.uint8)))
+    with pytest.raises(FromNoiseError, match="has the colour 7: give"):
+        maps.from_file(column, str(tmp_path / "one.png"), (8, 8))
 
 
 def test_augmentation_moves_an_image_and_its_map_alike():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fromnoise.codec import ImageCodec, SoundCodec
 from fromnoise.cond import Cond
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import Advice, FromNoiseError
 from fromnoise.extend import Windowed, extension, starts
 from fromnoise.grid import Linear
 from fromnoise.posterior import Mean
@@ -103,6 +104,17 @@ def test_a_loop_is_the_same_wherever_it_starts():
     np.testing.assert_array_equal(codec.ended(y[0]), y[0])
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_length_that_cannot_be_made_is_said_with_the_one_that_is(loop):
+    with pytest.warns(Advice, match=r"Samples are 0\.204 seconds long, not 0\.203: .* steps of 0\.004\."):
+        beyond = extension(CODEC, length=0.203, loop=loop)
+    assert beyond.codec.decode(torch.zeros(1, *beyond.codec.shape)).shape[1] == 0.204 * CODEC.rate
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extension(CODEC, length=0.204, loop=loop)
+        extension(CODEC, loop=loop)
+
+
 @pytest.mark.parametrize("samples", [700, 704, 1500])
 def test_a_beginning_sounds_as_before_up_to_the_last_spectrum_within_it(samples):
     y = np.random.default_rng(0).normal(0, 0.2, (samples, 1)).astype(np.float32)
@@ -129,9 +141,9 @@ def test_pictures_become_panoramas_and_are_continued_to_the_right():
 
 def test_lengths_without_room_are_refused():
     y = np.ones((4000, 1), np.float32)
-    for more, word in (({"length": 0.01}, "windows of"), ({"length": float("nan")}, "windows of")):
+    for length, word in ((0.01, "windows of"), (np.nan, "positive"), (0.0, "positive"), (-1.0, "length of -1 seconds")):
         with pytest.raises(FromNoiseError, match=word):
-            extension(CODEC, **more)
+            extension(CODEC, length=length)
     with pytest.raises(FromNoiseError, match="alone fills"):
         extension(CODEC, length=0.3, beginning=y)
     with pytest.raises(FromNoiseError, match="either --loop"):

@@ -32,7 +32,7 @@ LINES = (
     "edit",
     "evaluate explain report appraise proofread fewsteps",
     "recipes prepare distill api forecast",
-    "serve export display cli",
+    "serve export display asking cli",
     "__init__ __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]

@@ -29,7 +29,7 @@ from fromnoise.process import Masked, draw_tokens
 from fromnoise.rng import Rng
 from fromnoise.sample import finish, sample
 from fromnoise.stepper import DDIM
-from fromnoise.template import Inside, fill_in
+from fromnoise.template import Barred, Inside, fill_in, filling
 from fromnoise.unmask import Unmask, sharpened
 
 VERSES = [
@@ -285,10 +285,10 @@ def test_the_nucleus_is_the_smallest_set_that_weighs_enough_and_heat_flattens():
 class Anything:
     """Every symbol is as likely as another, and the padding likelier than all."""
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TextCodec, padding: float = 8.0) -> None:
         self.process = Masked(codec.vocab)
         self.law = torch.zeros(codec.vocab)
-        self.law[codec.padding] = 8.0
+        self.law[codec.padding] = padding
 
     def __call__(self, x_t, t, cond, s=None):
         return Logits(self.law.expand(*x_t.shape, -1))
@@ -315,6 +315,39 @@ def test_a_template_stands_in_every_sample_as_it_was_written(vocabulary, stepper
     }.items():
         for text in filled(template, codec, stepper, start_known):
             assert re.fullmatch(pattern, text, re.DOTALL), (template, text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stepper", [DDIM(), Unmask(by="margin")], ids=["ddim", "margin"])
+def test_no_sample_has_a_byte_that_no_training_text_has(kind, stepper):
+    texts = [*VERSES[:3], "A lone Q."] * 2 + ["Once: ~"]
+    fitted, _ = fit_text_codec(texts, vocabulary=kind, size=300, window=48)
+    codec = codec_from_json(json.loads(json.dumps(fitted.to_json())))
+    stored = codec.store_many(np.array(texts, dtype=object))
+    assert codec == fitted and not set(codec.barred).intersection(codec.encode(stored).flatten().tolist())
+    x = torch.full((20, 48), codec.vocab)
+    made = sample(
+        Barred(Anything(codec, 0.0), codec.barred), stepper, Linear()(7), x, Cond.empty(20), Rng.of(0, range(20))
+    )
+    written = "".join(codec.decode(finish(made)).tolist())
+    assert set(written) <= set("".join(texts)) and "~" in written
+    assert codec_from_json({k: v for k, v in fitted.to_json().items() if k != "barred"}).barred == ()
+
+
+def test_where_there_is_an_alphabet_samples_have_no_broken_characters():
+    codec, _ = fit_text_codec([*VERSES[:3] * 2, "only once: é 光"], vocabulary="characters")
+    spelt = codec.vocabulary.encode("é 光")
+    assert codec.vocabulary.decode(spelt) == "é 光" and set(spelt) - set(codec.barred) == {spelt[2]}
+    assert "�" not in "".join(codec.vocabulary.decode([s]) for s in range(codec.padding) if s not in codec.barred)
+
+
+def test_a_prompt_may_have_what_no_training_text_has():
+    codec, _ = fit_text_codec(VERSES[:3] * 2, vocabulary="bytes", window=48)
+    denoise, x = filling(
+        Barred(Anything(codec), codec.barred), "Ω ___ Ω", codec, Rng.of(0, range(5)), torch.device("cpu")
+    )
+    made = codec.decode(finish(sample(denoise, DDIM(), Linear()(7), x, Cond.empty(5), Rng.of(0, range(5)))))
+    assert all(text.startswith("Ω") and text.endswith("Ω") for text in made)
 
 
 def test_the_length_is_as_asked_or_one_of_the_datas():

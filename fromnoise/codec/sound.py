@@ -226,8 +226,8 @@ class SoundCodec:
         return "seconds"
 
     def extent(self, places: int) -> float:
-        """The seconds of so many spectra."""
-        return (places - 1) * self.bins / self.rate
+        """The seconds of so many spectra; in a loop the last of them is followed by the first."""
+        return (places - (self.ends != "loop")) * self.bins / self.rate
 
     def extended(self, length: float, ends: Ends) -> SoundCodec:
         """The codec of samples of `length` seconds, to the next whole spectrum; a loop has a window's at least."""

@@ -43,11 +43,13 @@ class TextCodec:
     """Texts through windows of `window` symbols; before the codec is `fitted`, of at most so many.
 
     lengths  how many symbols training texts have, their quantiles; what gaps of a template are drawn from
+    barred   symbols that samples never get, as no training text has them (`vocabulary.py`)
     """
 
     vocabulary: Vocabulary = field(default_factory=Bytes)
     window: int = LARGEST_WINDOW
     lengths: tuple[int, ...] = ()
+    barred: tuple[int, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -147,14 +149,16 @@ class TextCodec:
 
     def to_json(self) -> dict[str, object]:
         vocabulary = self.vocabulary.to_json()
-        return {"kind": "text", "window": self.window, "lengths": list(self.lengths), "vocabulary": vocabulary}
+        lists = {"lengths": list(self.lengths), "barred": list(self.barred)}
+        return {"kind": "text", "window": self.window, **lists, "vocabulary": vocabulary}
 
     @staticmethod
     def from_json(data: Mapping[str, object]) -> TextCodec:
         """The codec that `to_json` described.  Raises FromNoiseError for another kind or version."""
-        values = described(data, "text", ("window", "lengths", "vocabulary"))
-        vocabulary = vocabulary_from_json(values["vocabulary"])
-        return TextCodec(vocabulary=vocabulary, window=values["window"], lengths=tuple(values["lengths"]))
+        # Older releases bar nothing.
+        values = described({"barred": (), **data}, "text", ("window", "lengths", "barred", "vocabulary"))
+        lists = {name: tuple(values[name]) for name in ("lengths", "barred")}
+        return TextCodec(vocabulary=vocabulary_from_json(values["vocabulary"]), window=values["window"], **lists)
 
 
 def fit_text_codec(
@@ -188,7 +192,8 @@ def fit_text_codec(
     rest = "" if whole == 1 else "; of the others a part at a time is seen"
     notes.append(f"window: {window} symbols, which hold {whole:.1%} of the texts from beginning to end{rest}.")
     kept = np.quantile(lengths, (np.arange(_LENGTHS) + 0.5) / _LENGTHS, method="nearest")
-    return TextCodec(vocabulary=made, window=window, lengths=tuple(int(n) for n in kept)), notes
+    barred = tuple(sorted(made.barred(set().union(*texts))))
+    return TextCodec(vocabulary=made, window=window, lengths=tuple(int(n) for n in kept), barred=barred), notes
 
 
 def propose(texts: Sequence[str]) -> tuple[str, int, str]:

@@ -5,7 +5,9 @@ Characters   the characters of the training text, then the 256 bytes, which spel
 Merges       byte pair encoding (Sennrich et al. 2016) of those bytes, trained on the training text: common words are
              one symbol, rare ones several
 
-Symbols are 0 … size-1.  `decode` takes what a model makes up too: bytes that are no UTF-8 become U+FFFD.
+Symbols are 0 … size-1.  `decode` takes what a model makes up too: bytes that are no UTF-8 become U+FFFD.  Of `kinds`,
+the characters that training texts have, `barred` are the symbols that a sample never gets: those of bytes that no text
+has, and, where there is an alphabet, the bytes of all characters beyond ASCII, which would be put together wrongly.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Vocabulary(Protocol):
 
     def decode(self, symbols: Sequence[int]) -> str: ...
 
+    def barred(self, kinds: Iterable[str]) -> set[int]: ...
+
     def to_json(self) -> dict[str, object]: ...
 
 
@@ -40,6 +44,9 @@ class Bytes:
 
     def decode(self, symbols: Sequence[int]) -> str:
         return bytes(symbols).decode(errors="replace")
+
+    def barred(self, kinds: Iterable[str]) -> set[int]:
+        return set(range(256)) - set("".join(kinds).encode())
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "bytes"}
@@ -78,6 +85,11 @@ class Characters:
         first = len(self.alphabet)
         pieces = (self.alphabet[s].encode() if s < first else bytes([s - first]) for s in symbols)
         return b"".join(pieces).decode(errors="replace")
+
+    def barred(self, kinds: Iterable[str]) -> set[int]:
+        first, most = len(self.alphabet), 128 if self.alphabet else 256
+        spelt = set("".join(set(kinds) - set(self.alphabet)).encode())
+        return {first + byte for byte in range(256) if byte not in spelt or byte >= most}
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "characters", "alphabet": self.alphabet}
@@ -118,6 +130,11 @@ class Merges:
 
     def decode(self, symbols: Sequence[int]) -> str:
         return self._tokenizer.decode(list(symbols), skip_special_tokens=False)
+
+    def barred(self, kinds: Iterable[str]) -> set[int]:
+        # The tokenizer writes each byte as one character; so does its answer about all kinds of them.
+        seen = set("".join(piece for piece, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str("".join(kinds))))
+        return {symbol for symbol in range(self.size) if not seen.issuperset(self._tokenizer.id_to_token(symbol))}
 
     def to_json(self) -> dict[str, object]:
         return {"kind": "bpe", "model": self.model}

@@ -173,12 +173,28 @@ def as_map(column: Column, data: bytes, space: Shape) -> Float[np.ndarray, "c h 
 
 
 def from_file(column: Column, path: str, space: Shape) -> Tensor:
-    """`as_map` of a file that a user names.  Raises FromNoiseError with what is wrong."""
+    """`as_map` of a file that a user names.  Raises FromNoiseError with what is wrong, as other colours than labels."""
     try:
-        return torch.from_numpy(as_map(column, Path(path).expanduser().read_bytes(), space))
+        data = Path(path).expanduser().read_bytes()
+        strange = set(np.unique(_flat(_raw(data))).tolist()) - set(map(int, column.labels)) if column.labels else set()
+        if not strange:
+            return torch.from_numpy(as_map(column, data, space))
     except (OSError, Unreadable) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise FromNoiseError(f"{column.name} is an image, and {path!r} gives none ({why}): name a file.") from error
+    known = _colours(map(int, column.labels))
+    raise FromNoiseError(
+        f"{column.name} is a map of {known}, and {path!r} has {_colours(strange)}: give each of its pixels one of the "
+        "former, without smoothing or JPEG."
+    )
+
+
+def _colours(labels: Iterable[int]) -> str:
+    """Labels as people know them: values of grey, or colours as #RRGGBB; of many the first."""
+    ordered = sorted(labels)
+    shown = [str(label) if label < 256 else f"#{label:06X}" for label in ordered[:LABELS]]
+    more = f" and {len(ordered) - LABELS:,} more" * (len(ordered) > LABELS)
+    return f"the colour{'s' * (len(ordered) > 1)} {', '.join(shown)}{more}"
 
 
 def from_scan(column: Column, path: str, codec: VolumeCodec) -> Float[Tensor, "c x y z"]:

@@ -56,12 +56,13 @@ class Quantity:
         if not self.spectrum:
             return f"Channel {self.channel} is the same everywhere in the training data: it has no spectrum."
         first, last = self.spectrum[0][0], self.spectrum[-1][0]
+        held = _within(self.deviation_held).removesuffix(" of")
         return (
             f"Channel {self.channel}: the spectrum of samples is {_within(self.deviation)} the data's "
-            f"(held-out data: {_within(self.deviation_held).removesuffix(' of')}) over wavenumbers {first:.3g} to {last:.3g}, "
-            f"{self.decades:.1f} decades; values differ by {self.histogram:.2g} standard deviations "
-            f"({self.histogram_held:.2g}); correlations reach {self.correlation:.3g} steps "
-            f"({self.correlation_held:.3g}; training data: {self.correlation_data:.3g})."
+            f"(held-out data: {held}) over wavenumbers {first:.3g} to {last:.3g}, {self.decades:.1f} decades; "
+            f"values differ by {self.histogram:.2g} standard deviations ({self.histogram_held:.2g}); "
+            f"correlations reach {self.correlation:.3g} steps ({self.correlation_held:.3g}; "
+            f"training data: {self.correlation_data:.3g})."
         )
 
     def to_json(self) -> dict:
