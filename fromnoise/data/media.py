@@ -20,6 +20,8 @@ from fromnoise.errors import Damaged, FromNoiseError, Unreadable, reason
 
 IMAGE, TEXT, FIELD, VIDEO, VOLUME = Images(), Writings(), Fields(), Videos(), Volumes()
 MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), VIDEO, TEXT, FIELD, VOLUME)}
+# What reasons begin with that say what a file does; others are parts of a sentence on it.
+_VERBS = {"is", "holds", "has", "says", "cannot", "reaches", "looks", "decodes"}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:
@@ -52,8 +54,9 @@ def read_as(path: Path, codec: Codec) -> np.ndarray:
         why = str(error).partition(": ")[2]
         raise FromNoiseError(f"{path} is a damaged picture ({why}): save it again as PNG, or give another.") from error
     except Unreadable as error:
-        verb = "is " * str(error).startswith("not ")
-        raise FromNoiseError(f"{path} {verb}{error}.") from error
+        why = str(error)
+        joint = " is " if why.startswith(("not ", "too ", "empty ")) else " " if why.split()[0] in _VERBS else ": "
+        raise FromNoiseError(f"{path}{joint}{why}.") from error
 
 
 def _still(path: Path, data: bytes) -> bool:
