@@ -43,7 +43,7 @@ from fromnoise.prepare import (
     reopen,
 )
 from fromnoise.proofread import proofread
-from fromnoise.release import Release, file_digest, load_release
+from fromnoise.release import Release, file_digest, load_release, release_in
 from fromnoise.runtime import barrier, best_device
 from fromnoise.session import Event, Reading, Session, Stopped
 
@@ -85,8 +85,7 @@ def train(
     Raises FromNoiseError, in one sentence, for anything that the caller can mend, and TrainingStopped on Ctrl-C.
     """
     begun = time.perf_counter() if begun is None else begun
-    data, say = in_one(data), watch or (lambda event: None)
-    seconds = seconds_of(budget, steps)
+    data, seconds, say = in_one(data), seconds_of(budget, steps), watch or (lambda event: None)
     if resume and out is None:
         raise FromNoiseError("Say which run to go on with: resume needs --out.")
 
@@ -94,9 +93,8 @@ def train(
         say(Reading(done=done, total=total))
 
     layout = layout_of(size, columns, channels_first=channels_first, axes=axes, fps=fps)
-    if out is not None and resume and RunFolder(Path(out)).facts.exists():
-        settings = [*settings, *of_length(seconds, steps)]
-        prepared = reopen(data, RunFolder(Path(out)), layout, settings, progress=reading)
+    if out is not None and resume and (folder := RunFolder(Path(out))).facts.exists():
+        prepared = reopen(data, folder, layout, [*settings, *of_length(seconds, steps)], progress=reading)
     else:
         if resume:
             say(f"{out} holds no run to go on with: it is begun.")
@@ -138,7 +136,7 @@ class Run:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.release_file = folder.path if folder.path.is_file() else folder.model
+        self.release_file = release_in(folder.path) if folder.path.is_file() else folder.model
         if not self.release_file.exists():
             folder.read_facts()
             raise FromNoiseError(
@@ -360,7 +358,7 @@ class Run:
             prepared = begin_student(
                 self.folder, self.release, self.dataset(data), settings, budget=seconds, steps=steps
             )
-        for line in filter(None, (*prepared.notes, unmeasured(prepared.dataset))):
+        for line in filter(None, (*prepared.notes, unmeasured(prepared.dataset, n))):
             say(line)
         if not prepared.finished:
             session = student_session(self.folder, prepared, begun)

@@ -8,7 +8,6 @@ from pathlib import Path
 from fromnoise.errors import FromNoiseError
 
 SHORTEST = 0.02  # seconds of sound, the only size that is no whole number
-_SAFETENSORS = b"{"  # what its header begins with, behind eight bytes that say its length
 
 
 def parse_size(text: str | None) -> int | float | tuple[int, ...] | None:
@@ -66,15 +65,3 @@ def parse_where(texts: list[str] | None, columns: Collection[str] = ()) -> dict[
 def _pair(text: str, columns: Collection[str]) -> tuple[str, str, str]:
     name = max((column for column in columns if text.startswith(f"{column}=")), key=len, default="")
     return (name, "=", text[len(name) + 1 :]) if name else text.partition("=")
-
-
-def check_run(run: Path) -> Path:
-    """The run as it is.  Raises FromNoiseError for a file that cannot be a model, as by what it begins with."""
-    try:
-        with open(run, "rb") as file:
-            head = file.read(9)
-    except OSError:  # a folder, or what is refused where it is opened
-        return run
-    if run.suffix != ".safetensors" and head[8:] != _SAFETENSORS:
-        raise FromNoiseError(f"{run} is no run: name a run folder, or its model.safetensors.")
-    return run

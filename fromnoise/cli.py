@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fromnoise.asking import check_run, parse_columns, parse_ends, parse_size, parse_where
+from fromnoise.asking import parse_columns, parse_ends, parse_size, parse_where
 from fromnoise.errors import Advice, FromNoiseError, NotJudged, TrainingStopped
 
 app = typer.Typer(
@@ -214,7 +214,7 @@ def sample(
     from fromnoise.sheet import save_sheet
 
     out = out or _samples_of(run)
-    loaded = api.load(check_run(run))
+    loaded = api.load(run)
     conditions = parse_where(where, [column.name for column in loaded.release.columns])
     beginning, ends = parse_ends(beginning, between, end)
     check_free(out)
@@ -268,7 +268,7 @@ def evaluate(
     """Judge a run: quality beside floor and corruptions, variety, copying; writes evaluation.json and report.html."""
     from fromnoise import api
 
-    loaded = api.load(check_run(run))
+    loaded = api.load(run)
     try:
         judgement = loaded.evaluate(n=n, seed=seed, data=data, watch=lambda line: print(line, file=sys.stderr))
         print("\n".join([*judgement.table(), *judgement.sentences]))
@@ -294,7 +294,7 @@ def distill(
 
     main_rank = os.environ.get("RANK", "0") == "0"
     with Display(quiet=not main_rank) as display:
-        loaded = api.load(check_run(run))
+        loaded = api.load(run)
         try:
             measured = loaded.distill(
                 budget=budget,

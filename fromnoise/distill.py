@@ -86,7 +86,7 @@ def begin_student(
 ) -> Prepared:
     """A new student of the run in `folder`: its own run folder claimed, its settings written down."""
     own = student_folder(folder)
-    if own.last.exists():
+    if own.last.exists() or own.model.exists():
         raise FromNoiseError(
             f"{folder.path} has a student already: go on with it by --resume, or delete {own.path} to begin anew."
         )

@@ -23,7 +23,7 @@ from fromnoise.config import SampleConfig
 from fromnoise.data import Dataset
 from fromnoise.errors import FromNoiseError, NotJudged
 from fromnoise.evaluate import learn_features
-from fromnoise.evaluate.distance import Moments, frechet, manifold
+from fromnoise.evaluate.distance import Moments, frechet, manifold, times
 from fromnoise.evaluate.judge import FEWEST
 from fromnoise.generate import generate
 from fromnoise.release import Release
@@ -88,8 +88,7 @@ class FewSteps:
         said = []
         for steps in STEPS:
             student, teacher = self.at(steps)
-            moves, times = f"{steps} step{'s' * (steps > 1)}", student.frechet / self.default.frechet
-            much = f"{times:{',.0f' if times >= 10 else '.2g'}}"
+            moves, much = f"{steps} step{'s' * (steps > 1)}", times(student.frechet / self.default.frechet)
             if student.frechet < teacher.frechet:
                 said.append(
                     f"In {moves} the student is the better choice: {student.frechet:.3g}, {much} times the "
@@ -118,14 +117,14 @@ class FewSteps:
             raise FromNoiseError(f"{path} cannot be read ({error}): delete it, and distil or measure again.") from error
 
 
-def unmeasured(dataset: Dataset) -> str:
-    """Why a student of this set is not measured, "" where it is."""
-    least = min(map(len, measured_on(dataset)))
+def unmeasured(dataset: Dataset, n: int | None) -> str:
+    """Why a student of this set is not measured by `n` samples, "" where it is."""
+    least = min(n or MOST_SAMPLES, *map(len, measured_on(dataset)))
     if least >= FEWEST:
         return ""
     return (
-        f"The student is not measured: that needs {FEWEST} held-out examples, and there are {least}; look at its "
-        "samples, which come from its own folder, RUN/distilled."
+        f"The student is not measured: that needs {FEWEST} samples and held-out examples, and there are {least}; look "
+        "at its samples, which come from its own folder, RUN/distilled."
     )
 
 
@@ -143,7 +142,7 @@ def compare(
 
     Raises NotJudged for a set too small to measure anything on.
     """
-    if why := unmeasured(dataset):
+    if why := unmeasured(dataset, n):
         raise NotJudged(why)
     train, held = measured_on(dataset)
     count = min(n or MOST_SAMPLES, len(held), len(train))

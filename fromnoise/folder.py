@@ -110,10 +110,9 @@ class RunFolder:
             raise FromNoiseError(f"{self.path} exists already: choose another --out{resume}.")
 
     def forget(self) -> None:
-        """Removes what says that a run was begun, of one that came to no checkpoint: another may begin in its place."""
-        if not self.last.exists() and not self.model.exists():
-            for file in (self.facts, self.metrics):
-                file.unlink(missing_ok=True)
+        """Removes what says that a run was begun: of one that came to no checkpoint, so that another may begin."""
+        for file in (self.facts, self.metrics):
+            file.unlink(missing_ok=True)
 
     def create(self, facts: dict[str, Any], split: Iterable[tuple[str, str]]) -> None:
         """Writes split.jsonl, of (split, name), and then run.json, which makes the folder a run."""

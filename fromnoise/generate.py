@@ -202,7 +202,7 @@ def walk(
         return
     shape = (len(indices), *(release if beyond is None else beyond).codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
-    if isinstance(release.codec, TextCodec):
+    if isinstance(release.codec, TextCodec) and release.codec.barred:
         denoise = Barred(denoise, release.codec.barred)
     if template is not None:
         assert isinstance(release.codec, TextCodec)

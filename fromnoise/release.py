@@ -283,6 +283,18 @@ def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nu
     )
 
 
+def release_in(file: Path) -> Path:
+    """The file as it is.  Raises FromNoiseError for one that cannot be a release, as by what it begins with."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(9)
+    except OSError:  # which is said where it is read
+        return file
+    if file.suffix != ".safetensors" and head[8:] != b"{":  # what a header begins with, behind its length
+        raise FromNoiseError(f"{file} is no run: name a run folder, or its model.safetensors.")
+    return file
+
+
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         hash = blake2b(digest_size=8)

@@ -39,6 +39,11 @@ class Moments:
         return Moments(mean=mean, cov=centred.T @ centred / (len(x) - 1), count=len(x))
 
 
+def times(ratio: float) -> str:
+    """How many times one distance is another, as precisely as that means something: 1.3, 13, 1,300."""
+    return f"{ratio:{',.0f' if ratio >= 10 else '.2g'}}"
+
+
 def frechet(a: Moments, b: Moments) -> float:
     """Squared Fréchet distance of two Gaussians, in squared units of the features (Dowson & Landau 1982, eq. 4).
 

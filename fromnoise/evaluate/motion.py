@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from fromnoise.evaluate.distance import times
+
 _STILL = 0.005
 _NEAR = 0.2  # of the held-out value: within it numbers are called alike
 
@@ -30,10 +32,8 @@ class Measure:
     @property
     def sentence(self) -> str:
         ratio = self.samples / self.held if self.held else float("inf")
-        times = (
-            f"{ratio:{',.0f' if ratio >= 10 else '.2g'}} times held-out data" if self.held else "unlike held-out data"
-        )
-        how = "much as in held-out data" if abs(ratio - 1) <= _NEAR or self.samples == self.held else times
+        far = f"{times(ratio)} times held-out data" if self.held else "unlike held-out data"
+        how = "much as in held-out data" if abs(ratio - 1) <= _NEAR or self.samples == self.held else far
         return f"{self.name}: {self.says} {self.samples:.1%} of {self.of}, {how} ({self.held:.1%})."
 
 

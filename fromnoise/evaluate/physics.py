@@ -22,6 +22,8 @@ import numpy as np
 from scipy import stats
 from scipy.signal.windows import hann
 
+from fromnoise.evaluate.distance import times
+
 BANDS_A_DECADE = 8
 RESOLVED = 1e-6  # of the strongest band: what is below is rounding, not signal
 _VALUES = 200_000  # of a channel that histograms are compared by
@@ -56,24 +58,21 @@ class Quantity:
         if not self.spectrum:
             return f"Channel {self.channel} is the same everywhere in the training data: it has no spectrum."
         first, last = self.spectrum[0][0], self.spectrum[-1][0]
-        held = _within(self.deviation_held).removesuffix(" of")
         return (
-            f"Channel {self.channel}: the spectrum of samples is {_within(self.deviation)} the data's "
-            f"(held-out data: {held}) over wavenumbers {first:.3g} to {last:.3g}, {self.decades:.1f} decades; "
-            f"values differ by {self.histogram:.2g} standard deviations ({self.histogram_held:.2g}); "
-            f"correlations reach {self.correlation:.3g} steps ({self.correlation_held:.3g}; "
-            f"training data: {self.correlation_data:.3g})."
+            f"Channel {self.channel}: the spectrum of samples is {_within(self.deviation, ' of')} the data's "
+            f"(held-out data: {_within(self.deviation_held)}) over wavenumbers {first:.3g} to {last:.3g}, "
+            f"{self.decades:.1f} decades; values differ by {self.histogram:.2g} standard deviations "
+            f"({self.histogram_held:.2g}); correlations reach {self.correlation:.3g} steps "
+            f"({self.correlation_held:.3g}; training data: {self.correlation_data:.3g})."
         )
 
     def to_json(self) -> dict:
         return asdict(self) | {"decades": self.decades}
 
 
-def _within(deviation: float) -> str:
-    """A deviation as the beginning of a phrase that ends with what it deviates from: a share, of more than double how
-    many times."""
-    ratio = 1 + deviation
-    return f"within {deviation:.0%} of" if deviation <= 1 else f"up to {ratio:{',.0f' if ratio >= 10 else '.2g'}} times"
+def _within(deviation: float, of: str = "") -> str:
+    """A deviation as a share, of more than double as how many times; `of` joins a share to what it is of."""
+    return f"within {deviation:.0%}{of}" if deviation <= 1 else f"up to {times(1 + deviation)} times"
 
 
 def physics(made: np.ndarray, held: np.ndarray, train: np.ndarray) -> tuple[Quantity, ...]:
