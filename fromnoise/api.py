@@ -22,7 +22,7 @@ from fromnoise.config import Config
 from fromnoise.data import Dataset
 from fromnoise.data.media import read_as
 from fromnoise.denoise import ModelDenoiser
-from fromnoise.distill import begin_student, check_teacher, reopen_student, student_folder, student_session
+from fromnoise.distill import advice, begin_student, check_teacher, reopen_student, student_folder, student_session
 from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.evaluate import Judgement, TextJudgement
 from fromnoise.fewsteps import FewSteps, compare, unmeasured
@@ -261,6 +261,10 @@ class Run:
         if best is None or sampler is not None or guidance is not None:
             return self.release, sampler
         return self.student.release if best.model == "student" else self.release, best.sampler
+
+    def advice(self, steps: int | None) -> str:
+        """A sentence on what serves better than sampling in so few steps; "" where nothing does, or it is measured."""
+        return "" if steps is None or self.few_steps else advice(self.folder, self.release, steps)
 
     @cached_property
     def student(self) -> Run:

@@ -220,6 +220,8 @@ def sample(
     check_free(out)
     if strip is not None:
         check_free(_png(strip), "--strip", (".png",))
+    if advice := loaded.advice(steps):
+        _show(Advice(advice))
     with counting("sampling", n) as progress:
         samples = loaded.generate(
             n,

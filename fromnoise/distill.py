@@ -8,6 +8,7 @@ teacher's flow leads, then what the teacher's samples are like; the release is i
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,6 +32,7 @@ from fromnoise.runtime import all_sum, autocast
 from fromnoise.session import Session
 from fromnoise.types import Data
 
+FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 1 / 3
 LIKE, LIKE_BATCH = 4096, 128  # training examples that samples have to be like, all together
@@ -51,6 +53,20 @@ def check_teacher(folder: RunFolder, release: Release) -> None:
         raise FromNoiseError(f"{folder.path} is a student already: distil the run that it came from.")
     if not release.denoiser.process.continuous:
         raise FromNoiseError("Only models of continuous data have a flow to distil, and this one makes tokens.")
+
+
+def advice(folder: RunFolder, release: Release, steps: int) -> str:
+    """What serves better than so few steps of a model whose student was not measured; "" where nothing does."""
+    if steps >= FEW or release.config.model.flow_map:
+        return ""
+    poor = "One to three steps of plain sampling make poor samples"
+    if (student := student_folder(folder)).model.exists():
+        return f"{poor}: sample the student in {student.path}, which was made for so few and not measured."
+    try:
+        check_teacher(folder, release)
+    except FromNoiseError:
+        return ""
+    return f"{poor}: fromnoise distill {shlex.quote(str(folder.path))} makes a student for so few."
 
 
 def student_config(config: Config, settings: Sequence[str], *, budget: float | None, steps: int | None) -> Config:

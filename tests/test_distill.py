@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import fromnoise as fn
 from fromnoise import checkpoint
-from fromnoise.cli import main
+from fromnoise.cli import app, main
 from fromnoise.denoise import TokenDenoiser
 from fromnoise.distill import check_teacher
 from fromnoise.errors import FromNoiseError, NotJudged
@@ -75,6 +76,25 @@ def test_the_better_way_is_that_of_the_largest_measured_number():
     assert [table.best(n).model for n in (5, 8)] == ["student", "teacher"] and table.best(9) is None
     said = table.sentences()
     assert "plain multistep sampling of the teacher is the better choice" in said[3] and "student is" in said[0]
+
+
+def test_few_steps_without_a_measured_student_are_advised_against(distilled, tmp_path):
+    run, _ = distilled
+    student = fn.load(run.folder.path / "distilled")
+    new = copied(run, tmp_path / "never distilled")
+    sentence = "One to three steps of plain sampling make poor samples: fromnoise distill "
+    assert new.advice(3) == f"{sentence}'{new.folder.path}' makes a student for so few."
+    # Who has steps enough, what was measured, a student itself and a model that can have none.
+    alone = fn.load(run.folder.model)
+    assert {new.advice(4), new.advice(None), run.advice(1), student.advice(1), alone.advice(1)} == {""}
+    asked = ["sample", str(new.folder.path), "-n", "2", "--steps", "1", "--out", str(tmp_path / "samples")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0 and done.stderr.startswith(f"fromnoise: {sentence}"), done.output
+    # A student that could not be measured is named, since sampling does not go by it.
+    unmeasured = tmp_path / "never distilled" / "distilled"
+    unmeasured.mkdir()
+    (unmeasured / "model.safetensors").write_bytes(student.folder.model.read_bytes())
+    assert str(unmeasured) in fn.load(new.folder.path).advice(1)
 
 
 def test_a_table_of_other_weights_is_not_believed(distilled):
