@@ -167,8 +167,9 @@ class RunConfig:
 class SampleConfig:
     """The default way to sample, kept in the release.
 
-    Guidance (1 means off) pushes away from a `reference` where log-SNR lies between guidance_low and guidance_high:
-    "weak" is the model's own early average (autoguidance, Karras et al. 2024), "null" the model without its condition.
+    Guidance (1 means off, 0 the reference itself) pushes away from a `reference` where log-SNR lies between
+    guidance_low and guidance_high: "weak" is the model's own early average (autoguidance, Karras et al. 2024), "null"
+    the model without its condition.
     `searched` are grids found for this model and the multistep sampler (`gridsearch.py`), at most one for a number of
     steps; they go before the formula named by `grid`.  `nucleus` and `temperature` (1 means off) are of the sampler
     "unmask", for tokens (`unmask.py`).
@@ -179,7 +180,7 @@ class SampleConfig:
     grid: Literal["linear", "logsnr", "karras"] = "linear"
     shift: Positive = 2.0
     searched: tuple[tuple[Fraction, ...], ...] = ()
-    guidance: Finite = 1.0
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     reference: Literal["weak", "null"] = "null"
     guidance_low: Finite = -6.0
     guidance_high: Finite = 4.0

@@ -170,8 +170,8 @@ def configure(
     if sampler is not None and sampler not in fit:
         what = f"sampler {sampler!r}" if sampler not in SAMPLERS else f"way to sample this model by {sampler}"
         raise FromNoiseError(f"No {what}: use one of {', '.join(sorted(fit))}.")
-    if guidance is not None and not math.isfinite(guidance):
-        raise FromNoiseError(f"Guidance is a number such as 2, not {guidance}.")
+    if guidance is not None and not 0 <= guidance < math.inf:  # below 0 it would push away from what is asked for
+        raise FromNoiseError(f"Guidance is a number from 0 up, such as 2 (1 is off), not {guidance:g}.")
     if steps is not None and steps < 1:
         raise FromNoiseError(f"Sampling takes at least 1 step, not {steps}.")
     given = {"steps": steps, "sampler": sampler, "guidance": guidance}

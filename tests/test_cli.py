@@ -212,6 +212,7 @@ def test_bad_settings_are_refused(fromnoise, tmp_path):
     refused(train(fromnoise, "digits", "run", "--set", "optim.bacth=3"), "optim.bacth", "optim.batch")
     refused(train(fromnoise, "digits", "run", "--set", "optim.batch=many"), "optim.batch")
     refused(train(fromnoise, "digits", "run", "--set", "nonsense"), "nonsense")
+    refused(train(fromnoise, "digits", "run", "--set", "sample.guidance=-1"), "sample.guidance=-1", "equal to 0")
     refused(train(fromnoise, "digits", "run", "--columns", "colour"), "colour", "label")
     refused(train(fromnoise, "digits", "run", "--size", "big"), "big")
     refused(fromnoise("train", "digits", "--out", "run", "--budget", "soon"), "soon")
@@ -286,7 +287,8 @@ def test_a_folder_of_the_users_own_comes_before_a_bundled_set(fromnoise, tmp_pat
 
 def test_what_no_machine_can_do_is_refused_before_it_is_tried(fromnoise, run, tmp_path):
     refused(train(fromnoise, "digits", "run", "--size", 100_000), "100000", "--size")
-    refused(fromnoise("sample", run.folder.path, "--guidance", "nan"), "nan")
+    for wrong in ("nan", "inf", "-5", "-0.1"):
+        refused(fromnoise("sample", run.folder.path, "--guidance", wrong), "Guidance is a number from 0 up", wrong)
     refused(fromnoise("sample", run.folder.path, "--guidance", "1e38"), "--guidance")
 
 
