@@ -40,7 +40,8 @@ def test_encodings_are_said_or_refused_in_a_sentence():
         (german.encode(end), "looks like UTF-16 without its mark.* save it as UTF-8")
         for end in ("utf-16-le", "utf-16-be")
     ]
-    faults += [(b"ab\x01", "control character 1")]
+    faults += [(b"ab\x01", "control character 1"), (german.encode("utf-16")[:-1], "broken UTF-16 at byte")]
+    faults += [(np.random.default_rng(0).bytes(10_000), "is no plain text"), (broken + b"\x00", "is no plain text")]
     for data, reason in faults:
         with pytest.raises(Unreadable, match=reason):
             decode(data, "a.txt")

@@ -41,14 +41,17 @@ def decode(data: bytes, name: str) -> tuple[str, str | None]:
     mark = next((encoding for start, encoding in _MARKS.items() if data.startswith(start)), None)
     if mark is None and _unmarked(data):
         raise Unreadable("looks like UTF-16 without its mark, every second byte is NUL: save it as UTF-8")
+    fault = None
     try:
-        text, said = data.decode(mark or "utf-8"), None
+        text = data.decode(mark or "utf-8")
     except UnicodeDecodeError as error:
-        text, said = _decode_latin(data, name, error)
+        if mark == "utf-16":
+            raise Unreadable(f"is broken UTF-16 at byte {error.start:,}: save it as UTF-8") from None
+        text, fault = data.decode("latin-1"), error  # a character a byte, as far as it matters here
     if found := _CONTROL.search(text):
         what = f"a NUL byte at byte {data.find(0):,}" if found[0] == "\0" else f"the control character {ord(found[0])}"
         raise Unreadable(f"is no plain text (it has {what}): export it as text")
-    return text, said
+    return (text, None) if fault is None else _decode_latin(data, name, fault)
 
 
 def _unmarked(data: bytes) -> bool:
@@ -62,7 +65,7 @@ def _decode_latin(data: bytes, name: str, error: UnicodeDecodeError) -> tuple[st
     """Windows-1252, unless some of `data` is UTF-8 beyond ASCII: then it is UTF-8 with a fault, and a guess would spoil
     what is right in it."""
     broken = Unreadable(f"is broken UTF-8 at byte {error.start:,}: save it as UTF-8 again")
-    if any(ord(c) > 127 for c in data.decode(errors="ignore")) or data.startswith(tuple(_MARKS)):
+    if any(ord(c) > 127 for c in data.decode(errors="ignore")):
         raise broken
     try:
         text = data.decode("cp1252")
