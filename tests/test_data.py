@@ -342,6 +342,20 @@ def test_broken_lines_of_a_table_cost_themselves_alone(alone, tmp_path):
         scan(fill(tmp_path, {"all.jsonl": b"a\nb\n"}) / "all.jsonl")
 
 
+@pytest.mark.parametrize("lines", [1, 2])
+def test_of_equal_keys_in_a_line_of_a_table_the_last_counts_and_is_said(lines, tmp_path):
+    rows = [f'{{"file_name": "{i:03}.png", "kind": "a", "more": {{"x": 1, "x": 2}}}}' for i in range(6)]
+    rows[2 : 2 + lines] = [row.replace('"more"', '"kind": "b", "more"') for row in rows[2 : 2 + lines]]
+    said = {
+        1: "m.jsonl: line 3 has the key 'kind' more than once: keep one; the last counts.",
+        2: "m.jsonl: 2 lines, the first line 3, have the key 'kind' more than once: keep one; the last counts.",
+    }[lines]
+    folder = fill(tmp_path / "set", many(6) | {"m.jsonl": "\n".join(rows).encode()})
+    data = opened(folder, tmp_path, columns=["kind"])
+    assert said in data.notes and said in diagnose(scan(folder)) and not any("'x'" in note for note in data.notes)
+    assert data.texts("kind", range(6)) == ["b" if 2 <= i < 2 + lines else "a" for i in range(6)]
+
+
 def test_of_columns_of_one_name_the_first_counts_and_is_said(tmp_path):
     text = "file_name,kind,kind\n" + "".join(f"{i:03}.png,{'ab'[i % 2]},{'cd'[i % 2]}\n" for i in range(12))
     listing = scan(fill(tmp_path, many(12) | {"m.csv": text.encode()}))

@@ -62,9 +62,9 @@ def parse(name: str, text: str) -> Parsed:
     Raises ValueError where the text is not such a table.
     """
     growing: dict[str, Growing] = {}
-    lines, odd, twice = array("q"), array("q"), list[str]()
+    lines, odd, twice = array("q"), array("q"), dict[str, array]()
     json_lines = name.lower().endswith(".jsonl")
-    for line, cells in _json_rows(text, odd) if json_lines else _csv_rows(name, text, odd, twice):
+    for line, cells in _json_rows(text, odd, twice) if json_lines else _csv_rows(name, text, odd, twice):
         for key, value in cells:
             if key and (cell := _cell(value)):
                 growing.setdefault(key, Growing()).put(len(lines), cell)
@@ -72,7 +72,7 @@ def parse(name: str, text: str) -> Parsed:
     if json_lines and odd and not lines:
         raise ValueError("no line of it is a JSON object")
     notes = [_broken(name, odd, len(lines)) if json_lines else _too_long(name, odd)] if odd else []
-    notes += [f"{name}: several columns are called {key!r}: rename all but one; the first counts." for key in twice]
+    notes += [_twice(name, key, found) for key, found in twice.items()]
     columns = {key: column.texts(len(lines)) for key, column in growing.items()}
     return Parsed(columns=columns, lines=np.array(lines, dtype=np.int64), notes=tuple(notes))
 
@@ -89,22 +89,38 @@ def _too_long(name: str, lines: Sequence[int]) -> str:
     return f"{name}: {what} more cells than the first line, and the last are dropped: quote texts with separators."
 
 
-def _json_rows(text: str, broken: array) -> Iterator[tuple[int, list[tuple[str, object]]]]:
-    """The number of each line and its cells; the numbers of lines that are none go to `broken`."""
+def _twice(name: str, key: str, lines: Sequence[int]) -> str:
+    """On columns of one name, at the head of a table or in each of some `lines`."""
+    if not lines:
+        return f"{name}: several columns are called {key!r}: rename all but one; the first counts."
+    what = f"line {lines[0]:,} has" if len(lines) == 1 else f"{len(lines):,} lines, the first line {lines[0]:,}, have"
+    return f"{name}: {what} the key {key!r} more than once: keep one; the last counts."
+
+
+def _json_rows(text: str, broken: array, twice: dict[str, array]) -> Iterator[tuple[int, list[tuple[str, object]]]]:
+    """The number of each line and its cells; the numbers of lines that are none go to `broken`, and of those that have
+    a key more than once, of which the last counts, to `twice`."""
     for number, line in enumerate(io.StringIO(text), start=1):
         if line.strip():
             try:
-                record = json.loads(line)
+                record = json.loads(line, object_pairs_hook=_Pairs)
             except (ValueError, RecursionError):
                 record = None
-            if isinstance(record, dict):
-                yield number, list(record.items())
+            if isinstance(record, _Pairs):
+                for key, count in Counter(key for key, _ in record).items():
+                    if count > 1:
+                        twice.setdefault(key, array("q")).append(number)
+                yield number, list(dict(record).items())
             else:
                 broken.append(number)
 
 
+class _Pairs(list):
+    """A JSON object as its keys and values in order, so that none is lost."""
+
+
 def _csv_rows(
-    name: str, text: str, too_long: array, twice: list[str]
+    name: str, text: str, too_long: array, twice: dict[str, array]
 ) -> Iterator[tuple[int, list[tuple[str, object]]]]:
     """The line that each row ends at and its cells; those with more than the first row has go to `too_long`, too, and
     names of several columns, of which the first counts, to `twice`."""
@@ -115,7 +131,7 @@ def _csv_rows(
     first: dict[str, int] = {}
     for place, key in enumerate(head):
         first.setdefault(key, place)
-    twice += [key for key, count in Counter(head).items() if key and count > 1]
+    twice |= {key: array("q") for key, count in Counter(head).items() if key and count > 1}
     for row in lines:
         if row:
             if any(row[len(head) :]):
@@ -129,7 +145,7 @@ def _separator(text: str) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None or isinstance(value, dict):
+    if value is None or isinstance(value, _Pairs):
         return ""
     if isinstance(value, list):  # of numbers a vector
         return json.dumps(value) if value and all(isinstance(one, int | float) for one in value) else ""
