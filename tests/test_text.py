@@ -307,11 +307,12 @@ def filled(template: str, codec: TextCodec, stepper, start_known: bool, **choice
 @pytest.mark.parametrize("start_known", [True, False])
 def test_a_template_stands_in_every_sample_as_it_was_written(vocabulary, stepper, start_known):
     codec = TextCodec(vocabulary=vocabulary, window=48)
+    # A gap may be filled with broken bytes alone here, where all symbols are as likely, and those are not written.
     for template, pattern in {
-        "In the beginning ___": r"In the beginning.+",
-        "___ and it was so.": r".+ and it was so\.",
-        "And God ___, Let there [...3...] light": r"And God.+, Let there.+ light",
-        "And God": r"And God.+",
+        "In the beginning ___": r"In the beginning.*",
+        "___ and it was so.": r".* and it was so\.",
+        "And God ___, Let there [...3...] light": r"And God.*, Let there.* light",
+        "And God": r"And God.*",
     }.items():
         for text in filled(template, codec, stepper, start_known):
             assert re.fullmatch(pattern, text, re.DOTALL), (template, text)
@@ -339,6 +340,19 @@ def test_where_there_is_an_alphabet_samples_have_no_broken_characters():
     spelt = codec.vocabulary.encode("é 光")
     assert codec.vocabulary.decode(spelt) == "é 光" and set(spelt) - set(codec.barred) == {spelt[2]}
     assert "�" not in "".join(codec.vocabulary.decode([s]) for s in range(codec.padding) if s not in codec.barred)
+
+
+@pytest.mark.parametrize("vocabulary", ["bytes", "bpe"])
+def test_characters_that_a_sample_breaks_off_are_left_out(vocabulary):
+    codec, _ = fit_text_codec(["Käse für Jürgen", "光と影", "\N{REPLACEMENT CHARACTER}"] * 3, vocabulary=vocabulary)
+    for text in ("Käse für Jürgen", "光と影 – été", "\N{REPLACEMENT CHARACTER}", "".join(map(chr, range(1, 0x180)))):
+        assert codec.vocabulary.decode(codec.vocabulary.encode(text)) == text
+    spelt = codec.vocabulary.encode("ṡ")  # of three bytes, a symbol each as no text has it
+    assert len(spelt) == 3
+    for broken in (spelt[:1], spelt[:2], spelt[1:], spelt[::-1]):
+        assert codec.vocabulary.decode([*codec.vocabulary.encode("a"), *broken, *codec.vocabulary.encode("b")]) == "ab"
+    masked = torch.tensor([[*spelt[:2], codec.vocab, spelt[2], codec.padding]])
+    assert codec.decode(masked).tolist() == ["_"]
 
 
 def test_a_prompt_may_have_what_no_training_text_has():

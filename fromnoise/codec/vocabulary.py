@@ -5,7 +5,8 @@ Characters   the characters of the training text, then the 256 bytes, which spel
 Merges       byte pair encoding (Sennrich et al. 2016) of those bytes, trained on the training text: common words are
              one symbol, rare ones several
 
-Symbols are 0 … size-1.  `decode` takes what a model makes up too: bytes that are no UTF-8 become U+FFFD.  Of `kinds`,
+Symbols are 0 … size-1.  `decode` takes what a model makes up too: bytes that are no UTF-8, as of a character that is
+broken off, are left out, and not written as U+FFFD, which no text has that was learned from.  Of `kinds`,
 the characters that training texts have, `barred` are the symbols that a sample never gets: those of bytes that no text
 has, and, where there is an alphabet, the bytes of all characters beyond ASCII, which would be put together wrongly.
 """
@@ -43,7 +44,7 @@ class Bytes:
         return list(text.encode())
 
     def decode(self, symbols: Sequence[int]) -> str:
-        return bytes(symbols).decode(errors="replace")
+        return bytes(symbols).decode(errors="ignore")
 
     def barred(self, kinds: Iterable[str]) -> set[int]:
         return set(range(256)) - set("".join(kinds).encode())
@@ -84,7 +85,7 @@ class Characters:
     def decode(self, symbols: Sequence[int]) -> str:
         first = len(self.alphabet)
         pieces = (self.alphabet[s].encode() if s < first else bytes([s - first]) for s in symbols)
-        return b"".join(pieces).decode(errors="replace")
+        return b"".join(pieces).decode(errors="ignore")
 
     def barred(self, kinds: Iterable[str]) -> set[int]:
         first, most = len(self.alphabet), 128 if self.alphabet else 256
@@ -128,8 +129,17 @@ class Merges:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
 
+    @cached_property
+    def _spelt(self) -> list[bytes]:
+        """The bytes of each symbol, whose name has a character for each: its own if that is printable (Latin-1), else
+        one from U+0100 on, in order."""
+        own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+        byte = {chr(b): b for b in own} | {chr(0x100 + i): b for i, b in enumerate(sorted(set(range(256)) - own))}
+        return [bytes(byte[c] for c in self._tokenizer.id_to_token(symbol)) for symbol in range(self.size)]
+
     def decode(self, symbols: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(symbols), skip_special_tokens=False)
+        # Not by the tokenizer, which writes U+FFFD.
+        return b"".join(self._spelt[s] for s in symbols).decode(errors="ignore")
 
     def barred(self, kinds: Iterable[str]) -> set[int]:
         # The tokenizer writes each byte as one character; so does its answer about all kinds of them.
