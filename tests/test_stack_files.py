@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from hashlib import blake2b
 from pathlib import Path
 
 import nibabel as nib
@@ -231,6 +232,17 @@ def test_each_fault_of_a_stack_has_its_sentence_and_the_rest_trains(tmp_path):
     for fault in faults:
         assert sum(fault in one for one in found) == 1, (fault, found)
     assert len(found) == len(faults) and all(one.count(":") == 1 for one in found) and len(dataset) > 100
+
+
+def test_a_broken_stack_that_nothing_lies_beside_is_called_by_its_hash(tmp_path):
+    whole = stack(ball((24, 10, 12)))
+    file = fill(tmp_path / "in", {"Anna.tif": whole[: len(whole) // 2]}) / "Anna.tif"
+    alias = blake2b(file.read_bytes(), digest_size=4).hexdigest()
+    for source in (file.parent, file):
+        with pytest.raises(FromNoiseError) as error:
+            open_dataset(source, cache_dir=tmp_path / "cache")
+        said = f"Nothing can be learned from {source}: {alias}.tif is cut short: copy or export it again."
+        assert str(error.value) == said
 
 
 @pytest.mark.parametrize("kind", ["imagej", "ome", "plain", "loop"])

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,9 @@ class Volumes:
         self, files: Mapping[str, bytes], size: Size | None, maps: Mapping[str, Mapping[str, bytes]]
     ) -> Gathered:
         found, broken, lacking = _scans(files)
+        if broken and not found:
+            first = dict(islice(broken.items(), 1))
+            raise Unreadable(" ".join(by_digest(files, first).popitem()))
         volumes = _family(found, broken)
         blocks, notes = _cut(volumes, size)
         split, why, said = _parted(volumes, blocks)
@@ -202,7 +206,7 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
     Raises Unreadable where there are none.
     """
     if not found:
-        raise Unreadable(next(iter(broken.values()), "there are no scans"))
+        raise Unreadable(next(iter(broken.values()), "holds no scans"))
     kinds = Counter(volume.kind for volume in found)
     # Maps of labels go with scans, and are a set only where nothing else is there.
     most = max(kinds, key=lambda kind: (kind[0] != nifti.LABELS, kinds[kind], str(kind)))
@@ -212,7 +216,7 @@ def _family(found: list[Volume], broken: dict[str, str]) -> list[Volume]:
             what = {nifti.LABELS: "a map of labels", "": plain}.get(volume.modality, volume.modality)
             flat = " of a single slice" if volume.plane is not None else ""
             of = f" of {'floats' if volume.kind[3] else 'integers'}" * (volume.kind[:3] == most[:3])
-            broken[volume.file] = f"{what}{of or flat}, unlike most of the set: train on such by themselves"
+            broken[volume.file] = f"is {what}{of or flat}, unlike most of the set: train on such by themselves"
     kept = [volume for volume in found if volume.kind == most]
     if any(volume.sized for volume in kept):
         where = _SIZED[kept[0].container]
