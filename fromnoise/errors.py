@@ -23,11 +23,7 @@ class TrainingStopped(Exception):
 
 
 class Unreadable(Exception):
-    """This file gives nothing; the message says why."""
-
-
-class Damaged(Unreadable):
-    """This file is of a known kind and broken; what the message says after its first colon is how."""
+    """This file gives nothing; the message says why, as what goes on from its name: "is empty: copy it again"."""
 
 
 def reason(error: Exception) -> str:

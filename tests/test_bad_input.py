@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -13,8 +14,22 @@ from datafiles import fill
 from test_sound import TINY, hits, tone, wav
 from typer.testing import CliRunner
 
+import fromnoise as fn
 from fromnoise.caption import LONGEST
 from fromnoise.cli import app
+
+VERBS = {"is", "holds", "has", "says", "cannot", "reaches", "looks", "decodes", "does", "masks"}
+
+
+def test_every_reason_goes_on_from_the_name_of_its_file():
+    """So that the two are a sentence wherever they meet; what is said of a whole set begins with "it"."""
+    for path in sorted(Path(fn.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Unreadable":
+                (said,) = call.args
+                first = said.values[0] if isinstance(said, ast.JoinedStr) else said
+                if isinstance(first, ast.Constant):
+                    assert str(first.value).split()[0] in {*VERBS, "it"}, f"{path.name}: {first.value}"
 
 
 def table(names: list[str]) -> bytes:

@@ -339,7 +339,7 @@ def test_a_mask_of_one_example_serves_all_and_one_that_fits_nothing_is_said(tmp_
     data = open_dataset(tmp_path / "one.npz", cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(np.isnan(data.codec.decode(data.x0(np.arange(20)))), np.broadcast_to(mask, w.shape))
     np.savez(tmp_path / "wrong.npz", x=w, mask=mask[:9, :9])
-    with pytest.raises(FromNoiseError, match=r"mask has the shape \(9, 9\), .* or \(16, 12\)"):
+    with pytest.raises(FromNoiseError, match=r"has mask of the shape \(9, 9\), .* or \(16, 12\)"):
         scan(tmp_path / "wrong.npz")
 
 
@@ -390,7 +390,7 @@ def test_files_without_an_array_say_what_they_hold(tmp_path):
         out.create_group("a/b")
     told = {
         "0d.npy": "is one number",
-        "pickled.npz": "its which cannot be used",
+        "pickled.npz": "which, which cannot be used",
         "groups.h5": "holds no array: save one",
     }
     for name, why in told.items():
@@ -404,7 +404,7 @@ def test_a_field_among_pictures_is_left_out_and_an_array_of_pictures_is_not(tmp_
     np.save(tmp_path / "drawn.npy", noise(6, 24, 24, 3))
     listing = scan(tmp_path)
     assert (listing.medium.name, len(listing)) == ("image", 10)
-    assert [(one.name, one.reason.partition(",")[0]) for one in listing.skipped] == [("field.npy", "a field")]
+    assert [(one.name, one.reason.partition(",")[0]) for one in listing.skipped] == [("field.npy", "is a field")]
     assert not any("from 0 to 1" in note for note in listing.notes)
 
 

@@ -80,7 +80,7 @@ def probe(data: bytes) -> SoundHeader:
                 subtype=file.subtype,
             )
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
-        raise Unreadable(f"not a readable sound ({_why(error)}): export it again as WAV") from error
+        raise Unreadable(f"is not a readable sound ({_why(error)}): export it again as WAV") from error
     if header.channels > 2:
         raise Unreadable(f"has {header.channels} channels: mix it down to stereo")
     if header.seconds < SHORTEST:
@@ -123,7 +123,7 @@ def decode(data: bytes, header: SoundHeader, *, rate: int, channels: int) -> np.
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         raise Unreadable(f"cannot be decoded ({_why(error)}): export it again as WAV") from error
     if len(samples) < header.frames:
-        raise Unreadable(f"only {len(samples):,} of {header.frames:,} samples can be decoded: export it again")
+        raise Unreadable(f"has only {len(samples):,} of {header.frames:,} samples that can be decoded: export it again")
     _check(samples, header.rate)
     if header.channels != channels:
         samples = samples.mean(axis=1, keepdims=True) if channels == 1 else samples.repeat(2, axis=1)

@@ -111,7 +111,7 @@ def decode(data: bytes, rate: Fraction, at_least: tuple[int, int]) -> np.ndarray
     except Exception as error:  # the decoders raise whatever a broken stream leads them to
         raise Unreadable(f"cannot be decoded ({reason(error)}): export it again") from error
     if 2 * len(kept) < len(wanted):
-        raise Unreadable(f"only {len(kept):,} of {len(wanted):,} frames can be decoded: export it again")
+        raise Unreadable(f"has only {len(kept):,} of {len(wanted):,} frames that can be decoded: export it again")
     return np.stack(kept)
 
 

@@ -111,7 +111,7 @@ class Arrays:
             try:
                 if self.medium is IMAGE:
                     if entry.suffix in SUFFIXES or (self._beside_images and not pictured([(entry, arrays, lone)])):
-                        raise Unreadable("a field, and most of the set is pictures: train on it by itself")
+                        raise Unreadable("is a field, and most of the set is pictures: train on it by itself")
                     found = picture_stacks(entry, arrays, **self.reading.options(lone))
                     said = _told(found, self.reading)
                 else:

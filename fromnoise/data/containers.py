@@ -57,7 +57,7 @@ def open_container(tree: Tree, entry: Entry) -> dict[str, Array]:
     if entry.suffix != ".zarr":
         return _hdf5(path, tree, entry)
     if path is None:
-        raise Unreadable("a Zarr inside an archive: unpack it")
+        raise Unreadable("is a Zarr inside an archive: unpack it")
     zarr = zarrs()
     node = zarr.open(path, mode="r")
     members = [("", node)] if isinstance(node, zarr.Array) else node.members(max_depth=None)
@@ -84,7 +84,7 @@ def _array(node: Any, path: Path | None) -> Array:
         try:
             return node[rows]
         except Exception as error:  # HDF5, Zarr and their codecs raise many kinds for a damaged chunk
-            raise Unreadable(f"a part of it is damaged ({reason(error)}): copy or export it again") from error
+            raise Unreadable(f"has a damaged part ({reason(error)}): copy or export it again") from error
 
     def load() -> np.ndarray:
         if path is not None and offset is not None and 0 not in node.shape and node.dtype.kind in "biuf":

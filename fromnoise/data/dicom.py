@@ -203,7 +203,7 @@ def volumes(frames: Sequence[Frame], files: Mapping[str, bytes]) -> tuple[list[V
     series: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
     for one in frames:
         if one.scout:
-            broken[one.file] = "a localiser, which plans a scan and is none: leave it out"
+            broken[one.file] = "is a localiser, which plans a scan and is none: leave it out"
         else:
             series[one.series, one.corner is not None].append(one)
     for (_, in_space), slices in series.items():

@@ -327,4 +327,4 @@ def _read(data: bytes) -> np.ndarray:
     try:
         return real(np.load(BytesIO(data), allow_pickle=False))
     except (ValueError, OSError, EOFError) as error:
-        raise Unreadable(f"not a readable array ({reason(error)}): give a .npy") from error
+        raise Unreadable(f"is not a readable array ({reason(error)}): give a .npy") from error

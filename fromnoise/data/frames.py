@@ -90,7 +90,7 @@ class Frames:
         try:
             return frame(read(self.tree, entry), codec)
         except Unreadable as error:
-            why = f"its {posixpath.basename(entry.name)} cannot be used ({error})"
+            why = f"has {posixpath.basename(entry.name)}, which cannot be used ({error})"
             raise Unreadable(f"{why}, so that the whole clip is left out: replace that frame") from error
 
 

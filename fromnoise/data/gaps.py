@@ -35,7 +35,7 @@ def mask_of(key: str, arrays: Mapping[str, Array], lone: bool) -> np.ndarray | N
         one = sorted(near)[0]
         whole = f"{shape}" if not lone or len(shape) < 2 else f"{shape} or {shape[1:]}"
         raise Unreadable(
-            f"its {one} has the shape {arrays[one].shape}, which does not fit {key or 'its array'}: save a mask of the "
+            f"has {one} of the shape {arrays[one].shape}, which does not fit {key or 'its array'}: save a mask of the "
             f"shape {whole}, or under another name"
         )
     return None

@@ -26,7 +26,7 @@ from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.imagefile import SHEET_KEY
 from fromnoise.codec.medium import Size
 from fromnoise.data.size import target_size
-from fromnoise.errors import Damaged, FromNoiseError, Unreadable, reason
+from fromnoise.errors import FromNoiseError, Unreadable, reason
 from fromnoise.types import Shape
 
 # The largest image that is decoded.  Today's biggest ordinary cameras and phones make 50-megapixel files (8192 x 6144);
@@ -86,7 +86,7 @@ def sniff(head: bytes) -> bool:
 def probe(data: bytes) -> Header:
     """The header of an image file held in memory.  Raises Unreadable with the reason."""
     if not data:
-        raise Unreadable("empty file: copy it again")
+        raise Unreadable("is empty: copy or export it again")
     try:
         if data.startswith(_PNG):
             header = _probe_png(data)
@@ -97,17 +97,17 @@ def probe(data: bytes) -> Header:
     except Unreadable:
         raise
     except Image.DecompressionBombError as error:
-        raise Unreadable(f"too large to decode safely: {reason(error)}") from error
+        raise Unreadable(f"is too large to decode safely ({reason(error)}): shrink it") from error
     except Exception as error:  # the parsers raise whatever a broken header leads them to
-        raise Damaged(f"not a readable image: {_why(error)}") from error
+        raise Unreadable(f"is not a readable image ({_why(error)}): copy or export it again") from error
     if header.height * header.width * max(1.0, header.channels / 4) > MAX_PIXELS:
         megapixels = header.height * header.width / 1e6
         raise Unreadable(
-            f"{header.width} x {header.height} is {megapixels:.0f} megapixels, above the limit of "
+            f"has {header.width} x {header.height}, {megapixels:.0f} megapixels, above the limit of "
             f"{MAX_PIXELS // 1_000_000}: shrink it to use it"
         )
     if header.height * header.width == 0:
-        raise Damaged("not a readable image: it has no pixels")
+        raise Unreadable("is an image without pixels: copy or export it again")
     return header
 
 
@@ -121,11 +121,11 @@ def decode(data: bytes, header: Header, at_least: tuple[int, int] | None = None)
         else:
             pixels = _decode_pillow(data, header, at_least)
     except Exception as error:  # the decoders raise whatever a broken stream leads them to
-        raise Damaged(f"cannot be decoded: {_why(error)}") from error
+        raise Unreadable(f"cannot be decoded ({_why(error)}): copy or export it again") from error
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.shape[2] != header.channels or pixels.dtype != header.dtype:
-        raise Unreadable(f"decodes to {pixels.shape[2]} channels of {pixels.dtype}, unlike its header")
+        raise Unreadable(f"decodes to {pixels.shape[2]} channels of {pixels.dtype}, unlike its header: export it again")
     # Pillow turns TIFFs by itself, so those branches turn where they must.
     turn = 1 if data.startswith(TIFF) else header.orientation
     return np.ascontiguousarray(_UPRIGHT[turn](pixels))
@@ -173,7 +173,7 @@ def _probe_png(data: bytes) -> Header:
         elif kind == b"PLTE" and colour == 3:
             channels = 1 if _grey(data[at + 8 : at + 8 + length]) else 3
         elif kind == b"tEXt" and data.startswith(_SHEET, at + 8):
-            raise Unreadable("a sheet of pictures that fromnoise wrote, not an example")
+            raise Unreadable("is a sheet of pictures that fromnoise wrote, and no example: leave it out")
         elif kind == b"acTL":
             more = int.from_bytes(data[at + 8 : at + 12], "big") > 1
         elif kind == b"eXIf":

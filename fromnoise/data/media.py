@@ -16,12 +16,10 @@ from fromnoise.data.sound import Sounds
 from fromnoise.data.video import Videos
 from fromnoise.data.volume import Volumes
 from fromnoise.data.writing import Writings
-from fromnoise.errors import Damaged, FromNoiseError, Unreadable, reason
+from fromnoise.errors import FromNoiseError, Unreadable, reason
 
 IMAGE, TEXT, FIELD, VIDEO, VOLUME = Images(), Writings(), Fields(), Videos(), Volumes()
 MEDIA: dict[str, Medium[Any, Any]] = {medium.name: medium for medium in (IMAGE, Sounds(), VIDEO, TEXT, FIELD, VOLUME)}
-# What reasons begin with that say what a file does; others are parts of a sentence on it.
-_VERBS = {"is", "holds", "has", "says", "cannot", "reaches", "looks", "decodes"}
 
 
 def add_medium(medium: Medium[Any, Any]) -> None:
@@ -50,13 +48,8 @@ def read_as(path: Path, codec: Codec) -> np.ndarray:
         return medium.read(data, medium.probe(data), codec)
     except OSError as error:
         raise FromNoiseError(f"Cannot read {path} ({reason(error)}): give another file.") from error
-    except Damaged as error:
-        why = str(error).partition(": ")[2]
-        raise FromNoiseError(f"{path} is a damaged picture ({why}): save it again as PNG, or give another.") from error
     except Unreadable as error:
-        why = str(error)
-        joint = " is " if why.startswith(("not ", "too ", "empty ")) else " " if why.split()[0] in _VERBS else ": "
-        raise FromNoiseError(f"{path}{joint}{why}.") from error
+        raise FromNoiseError(f"{path} {error}.") from error
 
 
 def _still(path: Path, data: bytes) -> bool:

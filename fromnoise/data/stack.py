@@ -128,7 +128,7 @@ def open_arrays(tree: Tree, entry: Entry) -> dict[str, Array]:
     except Exception as error:  # numpy, gzip, HDF5 and the archives raise many kinds for a broken header or stream
         # numpy says it in four ways
         why = "holds Python objects, which are never unpickled" if "bject" in str(error) else reason(error)
-        raise Unreadable(f"not a readable array ({why}): save it again as numbers") from error
+        raise Unreadable(f"is not a readable array ({why}): save it again as numbers") from error
 
 
 def chosen(arrays: Mapping[str, Array], fit: Callable[[Array], bool]) -> list[str]:
@@ -153,7 +153,9 @@ def picture_stacks(
         return [as_stack(array, entry.name, channels_first=channels_first, lone=lone, certain=certain)]
     keys = chosen(arrays, lambda array: array.ndim in (3, 4))
     if not keys:
-        raise Unreadable(f"no array of it has 3 or 4 axes; it holds {', '.join(arrays) or 'none'}")
+        raise Unreadable(
+            f"holds no array of 3 or 4 axes, but {', '.join(arrays) or 'none'}: save pictures along a first axis"
+        )
     return [
         replace(
             as_stack(arrays[key].load(), f"{entry.name}:{key}", channels_first=channels_first, certain=certain),
@@ -173,7 +175,7 @@ def _members(tree: Tree, entry: Entry) -> dict[str, Array]:
                 try:
                     arrays[key] = Array.of(_npy_stream(cast(BufferedIOBase, member)))
                 except ValueError as error:  # pickled or strange ones beside the images
-                    arrays[key] = _unusable(f"its {key} cannot be used ({reason(error)}): save numbers")
+                    arrays[key] = _unusable(f"holds {key}, which cannot be used ({reason(error)}): save numbers")
     return arrays
 
 

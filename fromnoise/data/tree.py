@@ -107,7 +107,7 @@ class Tree(Protocol):
 def read(tree: Tree, entry: Entry) -> bytes:
     """All bytes of one file.  Raises Unreadable."""
     if entry.size > MAX_FILE:
-        raise Unreadable(f"too large to be one example: {entry.size / 1e9:.1f} GB")
+        raise Unreadable(f"is too large to be one example, {entry.size / 1e9:.1f} GB: cut it into several")
     try:
         with tree.open(entry) as file:
             return file.read()
