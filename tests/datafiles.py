@@ -1,4 +1,4 @@
-"""Files of data for tests: pictures of noise, folders, archives."""
+"""Files of data for tests: pictures of noise, folders, archives; and what a set of them holds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+
+from fromnoise.data.cache import Dataset, open_dataset
+from fromnoise.data.scan import Listing
 
 RNG = np.random.default_rng(0)
 
@@ -53,3 +56,15 @@ def pack(kind: str, files: dict[str, bytes], path: Path) -> Path:
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def opened(source, tmp_path: Path, **options) -> Dataset:
+    return open_dataset(source, cache_dir=tmp_path / "cache", **options)
+
+
+def samples(data: Dataset) -> np.ndarray:
+    return data.codec.decode(data.x0(np.arange(len(data))))
+
+
+def reasons(listing: Listing) -> dict[str, str]:
+    return {file.name: file.reason for file in listing.skipped}

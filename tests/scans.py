@@ -1,18 +1,26 @@
-"""Scans for tests: NIfTI of any orientation, DICOM of one slice or several frames, stacks, names planted in them."""
+"""Scans for tests: NIfTI of any orientation, DICOM of slices or of frames, stacks; names planted in them, and found."""
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
+import re
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import tifffile
+from datafiles import fill
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 NAMES = ("Quillfeather", "Zebediah", "PID-7731904", "QZX-PRIVATE-55", "Dr Wobblesworth", "19470213")
+TINY = ["net.widths=[32]", "net.attention=[false]", "net.emb=32", "optim.batch=8", "run.held_examples=8"]
+TINY += ["run.held_evaluations=2", "run.grid_priors=0", "sample.steps=2"]
 
 
 def nifti(values: np.ndarray, affine: np.ndarray, scale: tuple[float, float] | None = None, text: str = "") -> bytes:
@@ -157,3 +165,87 @@ def named(made: Dataset) -> Dataset:
         group.add_new((0x0009, 0x0010), "LO", "WOBBLE INC")
         group.add_new((0x0009, 0x1001), "LO", private)
     return made
+
+
+def header_like(codes: str, spacing: tuple[float, float, float], corner: tuple[float, float, float]) -> np.ndarray:
+    """(4, 4), the affine of voxels whose axes run to `codes`."""
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), (1, 1, 1))
+    affine[:3, :3] *= np.array(spacing)
+    affine[:3, 3] = corner
+    return affine
+
+
+def unpacked(data: bytes) -> list[bytes]:
+    """The bytes, and what they are when unpacked."""
+    found = [data]
+    if data[:2] == b"\x1f\x8b":
+        found += unpacked(gzip.decompress(data))
+    if data[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            found += [part for name in members.namelist() for part in unpacked(members.read(name))]
+            found.append("\n".join(members.namelist()).encode())
+    for code in re.findall(rb"base64,([A-Za-z0-9+/=]+)", data):
+        found += unpacked(base64.b64decode(code))
+    return found
+
+
+def leaks(folder: Path) -> list[str]:
+    """Files below a folder whose bytes or path hold a planted name, in any case and encoding."""
+    found = []
+    for file in folder.rglob("*"):
+        text = [str(file.relative_to(folder)).encode()]
+        for data in unpacked(file.read_bytes()) if file.is_file() else []:
+            text += [data, data.replace(b"\0", b"")]
+        for name in NAMES:
+            if any(name.lower().encode() in one.lower() for one in text):
+                found.append(f"{name} in {file.relative_to(folder)}")
+    return found
+
+
+def planted(folder: Path, kind: str) -> Path:
+    family, given, *_ = NAMES
+    body = ball((30, 12, 12), dtype="uint16")
+    if kind == "dicom":
+        files = {f"{family}^{given}/{given}_{k}": dicom(named(made)) for k, made in series(body).items()}
+        files |= {f"{family}/broken {given}.dcm": next(iter(files.values()))[:500], f"{family}/{given}.pdf": b"%PDF"}
+        strange = named(slice_(body[0], (0, 0, 0), series="7"))
+        strange.ImageType = ["LOCALIZER", family]
+        odd = dicom(named(slice_(body[0], (0, 0, 0), series="8")))
+        odd = odd.replace(b"0.5\\0.75", given.encode())  # where numbers should be
+        return fill(folder, files | {f"{family}/scout.dcm": dicom(strange), f"{family}/odd.dcm": odd})
+    text = f"{family} {NAMES[2]}"
+    if kind == "frames":
+        corners = [(-20.0, -30.0, 2.0 * k) for k in range(30)]
+        made = named(enhanced(body, corners))
+        strange = named(enhanced(body[:3], corners[:3]))
+        del strange.PerFrameFunctionalGroupsSequence
+        odd = dicom(named(enhanced(body[:3], [*corners[:2], corners[1]], series="9")))
+        files = {f"{family}/{given}.dcm": dicom(made), f"{family}/cine.dcm": dicom(strange), f"{family}/b.dcm": odd}
+        return fill(folder, files | {f"{family}/{given} short.dcm": dicom(made)[:-900]})
+    if kind == "tiff":
+        whole = stack(body, words=text)
+        files = {f"{family}/{given}.tif": whole, f"{family}/broken {given}.tif": whole[:-300]}
+        files[f"{family}/{given}_visit2.ome.tiff"] = stack(body + 1, "ome", words=text)
+        files[f"{family}/{given} colours.tif"] = stack(body[..., None].repeat(3, -1), "colours", words=text)
+        return fill(folder, files)
+    if kind == "patients":
+        scans = {
+            f"{who}/{who}_visit{k}.nii": ball((30, 12, 12), seed=10 * n + k)
+            for n, who in enumerate((family, given, NAMES[4]))
+            for k in range(2)
+        }
+        return fill(folder, {name: nifti(one, np.eye(4), text=text) for name, one in scans.items()})
+    if kind == "masks":
+        values, double = (body > 300).astype(np.uint8), np.diag([2.0, 2, 2, 1])
+        made = {"": (body, np.eye(4)), "_visit2": (body + 1, np.eye(4))}
+        made |= {"_mask": (values, np.eye(4)), "_visit2_mask": (values, double)}
+        return fill(folder, {f"{family}/{given}{word}.nii": nifti(*one, text=text) for word, one in made.items()})
+    return fill(
+        folder,
+        {
+            f"{family}/{given}.nii": nifti(body, np.eye(4), text=text),
+            f"{family}/4d {given}.nii": nifti(np.zeros((4, 4, 4, 2), np.int16), np.eye(4), text=text),
+            f"{family}/broken.nii": nifti(body, np.eye(4), text=text)[:-9],
+            f"{family}/{given}.txt": given.encode(),
+        },
+    )

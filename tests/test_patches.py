@@ -14,8 +14,7 @@ import torch
 from datafiles import fill, many
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import NAMES, ball, nifti
-from test_volume import TINY, header_like, leaks, planted
+from scans import NAMES, TINY, ball, header_like, leaks, nifti, planted
 from torch import Tensor
 
 import fromnoise as fn
