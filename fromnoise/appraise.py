@@ -153,7 +153,7 @@ def askable(cond: Cond) -> Cond:
 def described(dataset: Dataset) -> Dataset:
     """The data set with all that samples can be held to: what conditions them, and the classes that captions imply."""
     own = [one for one in dataset.encoded if one.column.name != groups.NAME]
-    if any(one.column.kind == "tokens" for one in own):
+    if any(one.column.kind in ("tokens", "embedding") for one in own):
         taken, listing = {one.column.name for one in own}, dataset.listing
         implied = [p for p in listing.profiles if p.role == "class" and len(p.labels) <= MOST_LABELS]
         train = np.isin(np.arange(len(dataset)), dataset.indices("train"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
-Kind = Literal["class", "number", "vector", "tokens", "map"]
+Kind = Literal["class", "number", "vector", "tokens", "embedding", "map"]
 _SUBSETS = 0.25  # of the examples with several columns
 
 
@@ -21,12 +21,13 @@ _SUBSETS = 0.25  # of the examples with several columns
 class Column:
     """A named condition of the model, as recorded in the release.
 
-    kind     value per example                    uses
-    class    int64 index into `labels`            labels
-    number   float32, standardised outside        low, high (training range), mean, std
-    vector   float32 (size,), standardised        size, and as of numbers, for all entries together
-    tokens   int64 (length,), 0 is padding        size (vocabulary), length, labels (words, from symbol 1; `caption`)
-    map      float32 (size, *space)               size (channels)
+    kind       value per example                    uses
+    class      int64 index into `labels`            labels
+    number     float32, standardised outside        low, high (training range), mean, std
+    vector     float32 (size,), standardised        size, and as of numbers, for all entries together
+    tokens     int64 (length,), 0 is padding        size (vocabulary), length, labels (words, from symbol 1; `caption`)
+    embedding  float16 (size,), standardised        size, mean, std, encoder, digest (`data/textencoder`)
+    map        float32 (size, *space)               size (channels)
     """
 
     name: str
@@ -38,6 +39,8 @@ class Column:
     std: float = 1.0
     low: float = 0.0
     high: float = 0.0
+    encoder: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def prompted(
     asked = dict(where or {})
     if prompt is None or isinstance(release.codec, TextCodec):
         return asked, prompt
-    captions = [column.name for column in release.columns if column.kind == "tokens"]
+    captions = [column.name for column in release.columns if column.kind in ("tokens", "embedding")]
     if not captions:
         raise FromNoiseError(
             "A prompt is for models of text and for those trained with captions, and this is neither: leave --prompt "

@@ -29,6 +29,7 @@ from fromnoise.codec.medium import POSITION
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
 from fromnoise.data.maps import from_file, from_scan
+from fromnoise.data.textencoder import text_encoder
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.errors import Advice
 from fromnoise.grid import Times
@@ -143,6 +144,8 @@ class Release:
                 return spoken(column, value.tolist())
             case "map":
                 return "a map"
+            case "embedding":
+                return "a caption"
             case "vector":
                 return str([round(float(v), 6) for v in value * column.std + column.mean])
             case _:
@@ -161,7 +164,7 @@ def _asked(column: Column, text: str, codec: Codec) -> Tensor | None:
 
 
 def parse_value(column: Column, text: str, codec: Codec) -> Tensor:
-    """A class's index, standardised numbers, symbols of words or a map, from what a user typed.
+    """A class's index, standardised numbers, symbols of words, a caption's vector or a map, from what a user typed.
 
     Maps are as large as what the codec decodes, but those of scans, which are as large as a scan.
     """
@@ -172,6 +175,9 @@ def parse_value(column: Column, text: str, codec: Codec) -> Tensor:
             if advice := unknown(column, text):
                 warnings.warn(Advice(advice), stacklevel=2)
             return torch.from_numpy(symbols(column, [text])[0]).long()
+        case "embedding":
+            read = torch.from_numpy(text_encoder(column.encoder, column.digest)([text])[0])
+            return (read - column.mean) / column.std
         case "map":
             if isinstance(codec, VolumeCodec):
                 return from_scan(column, text, codec)

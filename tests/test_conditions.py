@@ -395,7 +395,7 @@ def test_the_judge_tells_who_obeys_from_who_does_not(monkeypatch):
 def test_a_run_with_captions_and_masks_from_folder_to_judgement(tmp_path, monkeypatch):
     monkeypatch.setattr("fromnoise.evaluate.obey.STEPS", 20)
     files, texts = {}, ("dark red square", "a bright square")
-    for i in range(300):
+    for i in range(500):
         square = np.zeros((8, 8, 1), np.uint8)
         square[i % 4 : i % 4 + 4, 2:6] = 255
         shade = 90 if i % 2 == 0 else 250

@@ -15,7 +15,7 @@ import torch
 from fromnoise.codec import Codec, Size
 from fromnoise.cond import Column, Cond
 from fromnoise.data import columns as columns_
-from fromnoise.data import maps
+from fromnoise.data import embeddings, maps
 from fromnoise.data.columns import Encoded, Profile
 from fromnoise.data.gathered import with_folders
 from fromnoise.data.listing import Items, Listing, counted, links_note
@@ -201,7 +201,10 @@ def open_dataset(
 def _encoded(profile: Profile, listing: Listing, codec: Codec, train: np.ndarray, cache_dir: Path | None) -> Encoded:
     if profile.role == "map":
         return maps.encode(profile, listing, codec.shape[1:], train, cache_dir)
-    return columns_.encode(profile, listing.items.columns[profile.name], train)
+    values = listing.items.columns[profile.name]
+    if profile.encoder:
+        return embeddings.encode(profile, values, train, cache_dir)
+    return columns_.encode(profile, values, train)
 
 
 def _some(rows: np.ndarray | Ragged, splits: np.ndarray) -> Sequence[np.ndarray]:

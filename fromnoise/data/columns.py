@@ -15,15 +15,16 @@ text     anything else: captions, names, identifiers.  As a condition its words 
 Without being asked a model is conditional on the one class that says it is a label, and on what the words of the set
 say: the caption (`caption`, `text`, `prompt`, `description`), or else the word of the files' names; on maps; and on
 `position`, where in a whole its parts lie, which is never a class.
-Asked for as "size:number" a column is what stands after the colon.  Where all other cells are numbers, a word for what
-is missing (`MISSING`) is an empty cell.
+Asked for as "size:number" a column is what stands after the colon, and as "caption:minilm" it is text that a pretrained
+encoder reads (`textencoder.py`).  Where all other cells are numbers, a word for what is missing (`MISSING`) is an empty
+cell.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -32,6 +33,7 @@ import numpy as np
 from fromnoise.caption import LONGEST, caption_column, symbols, words
 from fromnoise.codec.medium import POSITION
 from fromnoise.cond import Column
+from fromnoise.data.textencoder import is_encoder
 from fromnoise.data.texts import Texts
 from fromnoise.errors import FromNoiseError
 
@@ -52,7 +54,7 @@ UNCONDITIONAL = "unconditional, as asked."
 class Profile:
     """What a column holds: its role, how many examples have a value, its labels, range or length, an example of it.
 
-    `missing` are the words that count as empty cells, and how many cells have each.
+    `missing` are the words that count as empty cells, and how many cells have each; `encoder` reads the column's texts.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Profile:
     high: float = 0.0
     size: int = 1
     example: str = ""
+    encoder: str = ""
     missing: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -195,26 +198,36 @@ def _checked(name: str, counts: Mapping[str, int], role: Role) -> Role:
 
 
 def roles(columns: Mapping[str, Texts], profiles: Sequence[Profile], wanted: Sequence[str]) -> list[Profile]:
-    """The profiles, but for columns of `wanted` that are written with their role, as "size:number"."""
+    """The profiles, but for columns of `wanted` that are written with their role, as "size:number", or encoder."""
     found = {p.name: p for p in profiles}
     for asked in wanted:
-        name, _, said = asked.rpartition(":")
-        if asked not in columns and name in columns and (role := ROLES.get(said)):
-            if "map" in (role, found[name].role if name in found else "") and found[name].role != role:
-                raise FromNoiseError(f"Column {name!r} cannot be a {role}: images, and only they, are maps.")
-            found[name] = profile(name, columns[name], role)
+        name, said = told(asked, columns)
+        encoder = "" if said in ROLES else said
+        role = "text" if encoder else ROLES.get(said)
+        if asked in columns or name not in columns or role is None:
+            continue
+        if "map" in (role, found[name].role if name in found else "") and found[name].role != role:
+            raise FromNoiseError(f"Column {name!r} cannot be a {role}: images, and only they, are maps.")
+        found[name] = replace(profile(name, columns[name], role), encoder=encoder)
     return list(found.values())
 
 
 def plain(wanted: Sequence[str], profiles: Sequence[Profile]) -> list[str]:
-    """The names of `wanted` without the roles that some are written with."""
+    """The names of `wanted` without the roles and encoders that some are written with."""
     known = {p.name for p in profiles}
-    return [asked if asked in known else _without_role(asked) for asked in wanted]
+    return [asked if asked in known else told(asked, known)[0] for asked in wanted]
 
 
-def _without_role(asked: str) -> str:
-    name, _, role = asked.rpartition(":")
-    return name if role in ROLES and name else asked
+def told(asked: str, known: Container[str]) -> tuple[str, str]:
+    """(name, role or encoder) of "size:number" or "caption:minilm"; the second is "" where none is told."""
+    name, _, said = asked.rpartition(":")
+    if name and said in ROLES:
+        return name, said
+    # Folders may have colons in their names, as those of Windows do.
+    ends = (place for place, sign in enumerate(asked) if sign == ":")
+    name = next((asked[:end] for end in ends if asked[:end] in known), "")
+    said = asked[len(name) + 1 :]
+    return (name, said) if name and is_encoder(said) else (asked, "")
 
 
 def as_number(value: str) -> float | None:
@@ -336,7 +349,7 @@ def _number_column(profile: Profile, values: Texts, train: np.ndarray) -> Encode
         low=float(seen.min()),
         high=float(seen.max()),
     )
-    notes = [*_words_for_missing(profile), *_missing(column, present, "number")]
+    notes = [*_words_for_missing(profile), *missing(column, present, "number")]
     if column.low == column.high:
         notes.append(f"{column.name} is {column.low:g} in all training examples, which teaches nothing: leave it out.")
     standard = np.where(present, (parsed - column.mean) / column.std, 0)
@@ -359,7 +372,7 @@ def _vectors(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
         high=float(seen.max()),
     )
     standard = np.where(present[:, None], (table[values.codes] - column.mean) / column.std, 0)
-    notes = tuple(_missing(column, present, "vector"))
+    notes = tuple(missing(column, present, "vector"))
     return Encoded(column=column, values=standard.astype(np.float32), present=present, notes=notes)
 
 
@@ -369,7 +382,7 @@ def _caption(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     column = caption_column(profile.name, captions)
     coded = symbols(column, values.words)[values.codes]
     present = np.asarray(coded.any(axis=1))
-    notes = _missing(column, present, "known word")
+    notes = missing(column, present, "known word")
     lengths = np.array([len(words(text)) for text in values.words])[values.codes]
     if long := int((lengths > LONGEST).sum()):
         notes.append(f"{column.name}: {long:,} with up to {lengths.max():,} words, of which the first {LONGEST} count.")
@@ -380,6 +393,7 @@ def _words_for_missing(profile: Profile) -> list[str]:
     return [f"{profile.name}: of its cells {profile.said_missing}."] if profile.missing else []
 
 
-def _missing(column: Column, present: np.ndarray, what: str) -> list[str]:
+def missing(column: Column, present: np.ndarray, what: str) -> list[str]:
+    """A sentence on examples that have no value."""
     count = int((~present).sum())
     return [f"{column.name}: {count:,} of {len(present):,} examples have no {what} and train without it."] * bool(count)

@@ -5,11 +5,11 @@ One small convolutional network learns on the training split to tell every condi
     class    its label                                met where the judge names the label that was asked for
     number   its value                                off by |told - asked|, in units of the range in training
     vector   its entries                              likewise, their mean
-    tokens   which caption it goes with               met where of `CAPTIONS` captions the one asked for is the nearest
+    tokens, embedding: which caption it goes with     met where of `CAPTIONS` captions the one asked for is the nearest
     map      the map                                  off by |told - asked|, of the map's range, mean over its places
 
-Examples and captions, as bags of words, lie in one space, learned by telling the pairs of a batch apart (Radford et al.
-2021).
+Examples and captions, as bags of words or by their encoder, lie in one space, learned by telling the pairs of a batch
+apart (Radford et al. 2021).
 
 The same judge looks at held-out real examples, whose conditions are true.  What it scores there is what samples can
 reach, and no more than that can be read from a score: a judge that tells nothing of real examples tells nothing at all.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fromnoise.cond import Column, Cond
@@ -32,6 +32,7 @@ from fromnoise.rng import derive_seed
 
 CAPTIONS = 32  # from which the one that was asked for is to be found
 STEPS, BATCH, PEAK_LR = 500, 64, 3e-3
+CAPTIONED = ("tokens", "embedding")  # kinds of columns
 NOISE = 0.05  # on what the judge learns from, so that a sample's last grain of noise does not mislead it
 SHARPNESS = 10.0
 
@@ -54,7 +55,7 @@ class Obeyed:
 
     @property
     def sentence(self) -> str:
-        if self.kind == "tokens":
+        if self.kind in CAPTIONED:
             what = f"of {self.among} captions the one asked for fits best"
         else:
             what = "the judge finds what was asked for" if self.met else "what the judge reads is off"
@@ -107,7 +108,7 @@ def obedience(
                 Obeyed(
                     column=column.name,
                     kind=column.kind,
-                    met=column.kind in ("class", "tokens"),
+                    met=column.kind in ("class", *CAPTIONED),
                     samples=ours,
                     held=real,
                     chance=_chance(column, cond, samples.cond, among),
@@ -154,7 +155,7 @@ class _Judge(nn.Module):
         match column.kind:
             case "class":
                 return float((head(features).argmax(1) == value).float().mean()), len(column.labels)
-            case "tokens":
+            case "tokens" | "embedding":
                 return _retrieved(head(features, value), value)
             case "map":
                 return float((head(x) - value).abs().mean()) / 2, 0
@@ -167,7 +168,7 @@ def _head(column: Column, channels: int, space: Sequence[int]) -> nn.Module:
     match column.kind:
         case "class":
             return nn.Linear(DIM, len(column.labels))
-        case "tokens":
+        case "tokens" | "embedding":
             return _Captions(column)
         case "map":
             return _Map(column, channels, space)
@@ -180,12 +181,13 @@ class _Captions(nn.Module):
 
     def __init__(self, column: Column) -> None:
         super().__init__()
-        self.table = nn.Embedding(column.size, DIM, padding_idx=0)
+        bags = nn.EmbeddingBag(column.size, DIM, mode="sum", padding_idx=0)
+        self.read = bags if column.kind == "tokens" else nn.Linear(column.size, DIM)
         self.project = nn.Linear(DIM, DIM)
 
-    def forward(self, features: Float[Tensor, "b f"], captions: Int[Tensor, "k n"]) -> Float[Tensor, "b k"]:
-        bags = self.table(captions).sum(1)
-        return SHARPNESS * F.normalize(self.project(features), dim=1) @ F.normalize(bags, dim=1).T
+    def forward(self, features: Float[Tensor, "b f"], captions: Shaped[Tensor, "k n"]) -> Float[Tensor, "b k"]:
+        read = self.read(captions.float() if captions.is_floating_point() else captions)
+        return SHARPNESS * F.normalize(self.project(features), dim=1) @ F.normalize(read, dim=1).T
 
 
 class _Map(nn.Module):
@@ -208,7 +210,7 @@ def _loss(column: Column, head: nn.Module, seen: tuple[Tensor, ...], value: Tens
     match column.kind:
         case "class":
             return F.cross_entropy(head(features), value)
-        case "tokens":
+        case "tokens" | "embedding":
             alike = head(features, value)
             # Equal captions in one batch are all right answers.
             right = (value[:, None] == value[None]).all(-1).float()
@@ -240,7 +242,7 @@ def _learn(columns: Sequence[Column], train: Examples, cond: Cond, steps: int, s
     return judge.eval()
 
 
-def _retrieved(alike: Float[Tensor, "n n"], captions: Int[Tensor, "n k"]) -> tuple[float, int]:
+def _retrieved(alike: Float[Tensor, "n n"], captions: Shaped[Tensor, "n k"]) -> tuple[float, int]:
     """How often the caption asked for is the nearest of `CAPTIONS` that stand together, and how many these are."""
     met, size = [], min(CAPTIONS, len(alike))
     for start in range(0, len(alike) - size + 1, size):
@@ -261,7 +263,7 @@ def _chance(column: Column, train: Cond, asked: Cond, among: int) -> float:
     match column.kind:
         case "class":
             return float((value == seen.bincount().argmax()).float().mean())
-        case "tokens":
+        case "tokens" | "embedding":
             return 1 / among
         case "map":
             return float((value - seen.mean(0)).abs().mean()) / 2

@@ -168,7 +168,13 @@ class TokenEncoder(nn.Module):
         return h + self.out(around.transpose(1, 2).flatten(2))
 
 
-ENCODERS = {"class": ClassEncoder, "number": NumberEncoder, "vector": VectorEncoder, "tokens": TokenEncoder}
+ENCODERS = {
+    "class": ClassEncoder,
+    "number": NumberEncoder,
+    "vector": VectorEncoder,
+    "tokens": TokenEncoder,
+    "embedding": VectorEncoder,
+}
 
 
 def _blank(cond: Cond, column: Column, like: Tensor) -> Tensor:

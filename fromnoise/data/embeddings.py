@@ -1,0 +1,72 @@
+"""A column of captions as vectors by a pretrained encoder, each distinct caption read once and then cached."""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from fromnoise.cond import Column
+from fromnoise.data.columns import Encoded, Profile, missing
+from fromnoise.data.store import default_cache, keep
+from fromnoise.data.textencoder import TextEncoder, text_encoder
+from fromnoise.data.texts import Texts
+
+
+def encode(profile: Profile, values: Texts, train: np.ndarray, cache: Path | None = None) -> Encoded:
+    """The column as a condition of kind "embedding"; `train` (n,) bool says which examples its mean and spread are of.
+
+    Raises FromNoiseError where the encoder cannot be read.
+    """
+    encoder = text_encoder(profile.encoder)
+    table = _read(encoder, values, cache or default_cache())
+    there = np.array([bool(word.strip()) for word in values.words])
+    present = there[values.codes]
+    used = np.unique(values.codes[present & train] if (present & train).any() else values.codes[present])
+    column = Column(
+        name=profile.name,
+        kind="embedding",
+        size=encoder.size,
+        mean=float(table[used].mean()),
+        std=float(table[used].std()) or 1.0,
+        encoder=profile.encoder,
+        digest=encoder.digest,
+    )
+    standard = ((table - column.mean) / column.std).astype(np.float16)
+    about = f"{column.name}: read by the encoder {column.encoder}, {column.size} numbers each; it is not trained along."
+    notes = (about, *_longer(column, encoder, values), *missing(column, present, "caption"))
+    return Encoded(column=column, values=_Looked(standard, values.codes), present=present, notes=notes)
+
+
+class _Looked:
+    """Vectors by the codes of examples: of a million examples with few captions only these are held."""
+
+    def __init__(self, table: np.ndarray, codes: np.ndarray) -> None:
+        self.table, self.codes = table, codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.table[self.codes[rows]]
+
+
+def _read(encoder: TextEncoder, values: Texts, cache: Path) -> np.ndarray:
+    digest = blake2b(encoder.digest.encode(), digest_size=16)
+    for word in values.words:
+        digest.update(word.encode() + b"\0")
+    file = cache / "captions" / f"{digest.hexdigest()}.npy"
+    if file.exists():
+        return np.load(file)
+    table = encoder(values.words)
+    keep(file, partial(np.save, arr=table))
+    return table
+
+
+def _longer(column: Column, encoder: TextEncoder, values: Texts) -> list[str]:
+    long = np.array(encoder.long(values.words))[values.codes]
+    if not long.any():
+        return []
+    return [f"{column.name}: {long.sum():,} with more than {encoder.longest} symbols, the first of which count."]
