@@ -223,7 +223,7 @@ def test_a_run_of_moving_squares_with_masks_from_folder_to_judgement(tmp_path, m
     assert [row.column for row in judgement.obedience] == ["mask"]
     alone, mask = fn.load(run.folder.model), str(data / "masks" / "000.gif")
     asked = alone.sample(2, steps=2, where={"mask": mask})
-    assert asked.shape == (2, 4, 8, 8, 3)
+    assert asked.shape[:4] == (2, 4, 8, 8)
     assert not np.array_equal(asked, alone.sample(2, steps=2, where={"mask": "none"}))
     assert alone.sample(1, steps=2, length=7, where={"mask": "none"}).shape[1] == 7
     with pytest.warns(Advice, match="which have 7"):
