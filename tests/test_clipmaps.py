@@ -230,4 +230,4 @@ def test_a_run_of_moving_squares_with_masks_from_folder_to_judgement(tmp_path, m
         assert alone.sample(1, steps=2, length=7, where={"mask": mask}).shape[1] == 7
     with pytest.raises(FromNoiseError, match="A stream has no end, and a map such as mask has one"):
         next(alone.stream(where={"mask": mask}))
-    assert next(alone.stream()).shape == (8, 8, 3)
+    assert next(alone.stream()).shape[:2] == (8, 8)
