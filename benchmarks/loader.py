@@ -54,8 +54,8 @@ class Timed:
         self.seconds.append(seconds)
         return x0
 
-    def cond(self, indices: np.ndarray) -> Cond:
-        cond, seconds = clocked(lambda: self.data.cond(indices))
+    def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond:
+        cond, seconds = clocked(lambda: self.data.cond(indices, rng))
         self.seconds[-1] += seconds
         return cond
 

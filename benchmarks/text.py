@@ -61,7 +61,7 @@ class Texts:
     def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor:
         return self.codec.encode(self.stored[indices], rng)
 
-    def cond(self, indices: np.ndarray) -> Cond:
+    def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond:
         return Cond.empty(len(indices))
 
 

@@ -80,7 +80,7 @@ class Pictures:
     def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor:
         return self.x[torch.from_numpy(indices)]
 
-    def cond(self, indices: np.ndarray) -> Cond:
+    def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond:
         return Cond.empty(len(indices))
 
 

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.codec import Moving, Physical
+from fromnoise.codec import Codec, Moving, Physical
 from fromnoise.cond import Cond
 from fromnoise.data import Dataset, groups
-from fromnoise.data.columns import encode
+from fromnoise.data.columns import Encoded, Rows, encode
 from fromnoise.errors import NotJudged
 from fromnoise.evaluate import (
     Asked,
@@ -151,14 +151,39 @@ def askable(cond: Cond) -> Cond:
 
 
 def described(dataset: Dataset) -> Dataset:
-    """The data set with all that samples can be held to: what conditions them, and the classes that captions imply."""
+    """The data set with all that samples can be held to: what conditions them, and the classes that captions imply.
+
+    Maps of clips are as clips are perceived.
+    """
     own = [one for one in dataset.encoded if one.column.name != groups.NAME]
+    if isinstance(dataset.codec, Moving):
+        own = [perceived(one, dataset.codec) if one.column.kind == "map" else one for one in own]
     if any(one.column.kind in ("tokens", "embedding") for one in own):
         taken, listing = {one.column.name for one in own}, dataset.listing
         implied = [p for p in listing.profiles if p.role == "class" and len(p.labels) <= MOST_LABELS]
         train = np.isin(np.arange(len(dataset)), dataset.indices("train"))
         own += [encode(p, listing.items.columns[p.name], train) for p in implied if p.name not in taken]
     return replace(dataset, columns=tuple(one.column for one in own), encoded=tuple(own))
+
+
+class _Perceived:
+    """Maps as what they lie on is perceived, some at a time."""
+
+    def __init__(self, values: Rows, codec: Codec) -> None:
+        self.values, self.codec = values, codec
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        parts = np.array_split(rows, max(1, len(rows) // 64))
+        return np.concatenate([self.codec.percept(torch.from_numpy(self.values[part])).numpy() for part in parts])
+
+
+def perceived(maps: Encoded, codec: Codec) -> Encoded:
+    """The same maps as `codec` perceives what they lie on, to be told from that."""
+    values = _Perceived(maps.values, codec)
+    return replace(maps, column=replace(maps.column, size=values[np.arange(1)].shape[1]), values=values)
 
 
 def measured_on(dataset: Dataset) -> tuple[Subset, Subset]:

@@ -7,6 +7,8 @@ for the position at which it lies.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fromnoise.codec import Moving, VolumeCodec
@@ -44,7 +46,8 @@ def beyond_window(
             "This model has one noise level for all frames of a clip and cannot go on: train with loss.time_axes=[0]."
         )
     sees = net.frames if net.kind == "unet" else "both"
-    return rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)
+    found = rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)
+    return replace(found, hidden=tuple(column.name for column in release.columns if column.kind == "map"))
 
 
 def scans(release: Release) -> Extension:

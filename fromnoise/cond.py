@@ -104,6 +104,15 @@ class Cond:
         values = {n: v[seen] if v.ndim == k + 2 and v.shape[-k:] == whole else v for n, v in self.values.items()}
         return Cond(values, self.present, self.batch)
 
+    def during(self, first: int, frames: int) -> Cond:
+        """The same with `frames` from `first` on of maps of clips (b, c, f, h, w) that stand still at their end."""
+        place = torch.arange(first, first + frames)
+        values = {
+            n: v[:, :, place.clamp(max=v.shape[2] - 1).to(v.device)] if v.ndim == 5 else v
+            for n, v in self.values.items()
+        }
+        return Cond(values, self.present, self.batch)
+
     def to(self, device: torch.device | str) -> Cond:
         return self._map(lambda x: x.to(device), self.batch)
 

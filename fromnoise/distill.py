@@ -163,8 +163,8 @@ def likeness_to(prepared: Prepared, teacher: ModelDenoiser) -> Likeness:
         for start in range(0, len(rows), LIKE_BATCH):
             part = rows[start : start + LIKE_BATCH]
             rng = Rng.of(prepared.config.run.seed, range(start, start + len(part)), "likeness")
-            x0 = dataset.x0(part, rng).to(device)
-            yield x0, rng.normal(tuple(x0.shape), like=x0), dataset.cond(part).to(device)
+            cond, x0 = dataset.cond(part, rng).to(device), dataset.x0(part, rng).to(device)
+            yield x0, rng.normal(tuple(x0.shape), like=x0), cond
 
     kinds, summed = tuple(sorted(set(JUMPS))), partial(all_sum, runtime=prepared.runtime)
     return Likeness(partial(block_features, teacher), real(), kinds, summed=summed)

@@ -256,7 +256,12 @@ def stream(
         raise FromNoiseError("A stream is of a model of clips, and this is none: use sample.")
     start = beyond_window(release, length=codec.frames if beginning is None else None, beginning=beginning)
     assert isinstance(start, Rolling)
-    cond = release.conditions(prompted(release, where, prompt)[0], seed, range(1))
+    asked = start.asked(prompted(release, where, prompt)[0])
+    if given := [name for name in start.hidden if str(asked[name]).strip().lower() not in ("", "none")]:
+        raise FromNoiseError(
+            f"A stream has no end, and a map such as {given[0]} has one: ask for samples of its --frames instead."
+        )
+    cond = release.conditions(asked, seed, range(1))
     device = next(release.denoiser.parameters()).device
     walk = _walk(release, _asked(release, config)[0], config, range(1), seed, cond.to(device))
     known = None if start.first is None else start.first.to(device)
@@ -306,7 +311,7 @@ def generate(
     """
     assert given is None or (len(given) == n and where is None and prompt is None)
     asked, template = prompted(release, where, prompt)
-    asked = beyond.asked(asked) if isinstance(beyond, Extension) else asked
+    asked = asked if beyond is None else beyond.asked(asked)
     for name, value, least in (("n", n, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
             raise FromNoiseError(f"Sampling takes a {name} of at least {least}, not {value}.")

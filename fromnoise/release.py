@@ -24,10 +24,11 @@ from torch import Tensor
 from fromnoise.build import build_denoiser
 from fromnoise.caption import spoken, symbols, unknown
 from fromnoise.checkpoint import load, part, save
-from fromnoise.codec import Codec, VolumeCodec, codec_from_json
+from fromnoise.codec import Codec, VideoCodec, VolumeCodec, codec_from_json
 from fromnoise.codec.medium import POSITION
 from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, from_json, to_json
+from fromnoise.data.clipmaps import from_clip
 from fromnoise.data.maps import from_file, from_scan
 from fromnoise.data.textencoder import text_encoder
 from fromnoise.denoise import ModelDenoiser
@@ -91,7 +92,8 @@ class Release:
         for name, value in asked.items():
             present[name] = torch.full((batch,), value is not None)
             if value is not None:
-                values[name] = value.to(values[name].dtype).expand_as(values[name]).clone()
+                # Of samples beyond the window a map is larger than those of training rows.
+                values[name] = value.to(values[name].dtype).expand(batch, *value.shape).clone()
         cond = Cond(values, present, batch)
         for name, value in laid.items():
             assert value is not None and isinstance(codec, VolumeCodec)
@@ -125,7 +127,9 @@ class Release:
         """The places of the training rows that do not contradict what is asked."""
         agree = torch.ones(len(self.rows), dtype=torch.bool)
         for name, value in asked.items():
-            if value is not None:
+            if value is not None and value.shape != self.rows.values[name].shape[1:]:
+                agree[:] = False
+            elif value is not None:
                 far = (self.rows.values[name].double() - value.double()).abs().flatten(1 if value.ndim else 0)
                 near = far <= (NEAR if self.rows.values[name].is_floating_point() else 0)
                 agree &= self.rows.present[name] & (near.all(1) if near.ndim > 1 else near)
@@ -181,6 +185,8 @@ def parse_value(column: Column, text: str, codec: Codec) -> Tensor:
         case "map":
             if isinstance(codec, VolumeCodec):
                 return from_scan(column, text, codec)
+            if isinstance(codec, VideoCodec):
+                return from_clip(column, text, codec)
             return from_file(column, text, codec.shape[1:])
         case "vector":
             parts = text.strip("[] ").split(",")

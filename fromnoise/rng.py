@@ -53,6 +53,10 @@ class Rng:
         positions = [self.positions[i] // n for i in part]
         return Rng([self.generators[i] for i in part], positions, -(-self.total // n))
 
+    def again(self) -> Rng:
+        """The same streams from where they stand: what is drawn of one is drawn of the other, too."""
+        return Rng([generator.clone_state() for generator in self.generators], self.positions, self.total)
+
     def normal(self, shape: Shape, like: Tensor | None = None) -> Tensor:
         """Standard normal of `shape` (first axis: the examples), in the dtype and on the device of `like`."""
         return self._stack(torch.randn, shape, like)

@@ -11,7 +11,7 @@ they are, so that small errors are mended rather than carried from window to win
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -45,14 +45,18 @@ class Walk:
     cond: Cond
     rng: Callable[[int, str], Rng]
 
-    def window(self, k: int, known: Clip, at: Bool[Tensor, " f"], haze: float = 0.0) -> Clip:
-        """Window k of x0: `known` where `at` is true, shown at noise level `haze`; the rest of it is not looked at."""
+    def window(self, k: int, known: Clip, at: Bool[Tensor, " f"], haze: float = 0.0, first: int = 0) -> Clip:
+        """Window k of x0: `known` where `at` is true, shown at noise level `haze`; the rest of it is not looked at.
+
+        Its maps are those from frame `first` of the whole clip on.
+        """
         shape, free = tuple(known.shape), ~at[:, None, None]
         x = self.denoise.process.prior(shape, self.times[0], self.rng(k, "prior")).to(known)
         level = known.new_full((len(known), 1, 1, 1, 1), haze)
         shown = add_noise(known, self.rng(k, "haze").normal(shape, like=known), level)
         grid = [torch.where(free, time, level) for time in self.times]
-        steps = sample(self.denoise, self.stepper, grid, torch.where(free, x, shown), self.cond, self.rng(k, "steps"))
+        cond = self.cond.during(first, known.shape[2])
+        steps = sample(self.denoise, self.stepper, grid, torch.where(free, x, shown), cond, self.rng(k, "steps"))
         return torch.where(free, finish(steps), known)
 
 
@@ -62,25 +66,34 @@ def rolled(walk: Walk, blank: Clip, known: Float[Tensor, "n c a h w"] | None = N
     They go on from `known`, of any length, if it is given.  Half of a window is known, but for a first without a past.
     """
     frames, past = blank.shape[2], blank[:, :, :0] if known is None else known
-    place, k = torch.arange(frames, device=blank.device), 0
+    place, k, first = torch.arange(frames, device=blank.device), 0, 0
     while True:
-        past = past[:, :, max(0, past.shape[2] - frames // 2) :]
+        left = max(0, past.shape[2] - frames // 2)
+        past, first = past[:, :, left:], first + left
         kept = past.shape[2]
         window = torch.cat([past, blank[:, :, kept:]], 2)
-        past = walk.window(k, window, place < kept, HAZE if k else 0.0)
+        past = walk.window(k, window, place < kept, HAZE if k else 0.0, first)
         yield past[:, :, kept:]
         k += 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rolling:
-    """Clips beyond a model's window, or with known ends: `codec` is theirs, `recipe` what makes them again."""
+    """Clips beyond a model's window, or with known ends: `codec` is theirs, `recipe` what makes them again.
+
+    `hidden` columns are absent unless they are asked for: maps, which training examples have but for a window.
+    """
 
     codec: Codec
     window: int
     first: Float[Tensor, "1 c a h w"] | None
     last: Float[Tensor, "1 c z h w"] | None
     recipe: dict[str, object]
+    hidden: tuple[str, ...] = ()
+
+    def asked(self, where: Mapping[str, str | float]) -> dict[str, str | float]:
+        """The conditions of the whole clip."""
+        return dict.fromkeys(self.hidden, "none") | dict(where)
 
     def __call__(self, walk: Walk, n: int, device: torch.device) -> Clip:
         """x0 of n clips of the codec's length."""

@@ -38,7 +38,7 @@ class Examples(Protocol):
     """Data as the loop sees it: x0 and conditions by index; `rng` draws the parts of examples longer than x0."""
 
     def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor: ...
-    def cond(self, indices: np.ndarray) -> Cond: ...
+    def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,8 @@ class Trainer:
         device = self.runtime.device
         salt = ("train", step, self.position.rollbacks)
         rng = Rng.of(self.config.run.seed, places, *salt, total=self.config.optim.batch)
-        x0, cond = self.data.x0(examples, rng), self.data.cond(examples).drop(self.config.loss.drop, rng)
+        cond, x0 = self.data.cond(examples, rng), self.data.x0(examples, rng)
+        cond = cond.drop(self.config.loss.drop, rng)
         if self.config.loss.augment:
             x0, cond = augmented(x0, cond, self.config.loss.augment, rng, self.config.loss.augment_flip)
         x0 = x0.to(device)

@@ -38,7 +38,7 @@ class Arrays:
     def x0(self, indices: np.ndarray, rng: Rng | None = None) -> torch.Tensor:
         return self.data[torch.as_tensor(indices)]
 
-    def cond(self, indices: np.ndarray) -> Cond:
+    def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond:
         rows = torch.as_tensor(indices)
         pick = self.conditions
         return Cond(

@@ -340,7 +340,7 @@ class Bars:
     def x0(self, indices: np.ndarray, rng: Rng | None = None) -> torch.Tensor:
         return self.data[torch.as_tensor(indices)]
 
-    def cond(self, indices: np.ndarray) -> Cond:
+    def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond:
         return Cond.empty(len(indices))
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fromnoise.codec import Codec, Size
+from fromnoise.codec import Codec, Size, VideoCodec
 from fromnoise.cond import Column, Cond
+from fromnoise.data import clipmaps, embeddings, maps
 from fromnoise.data import columns as columns_
-from fromnoise.data import embeddings, maps
 from fromnoise.data.columns import Encoded, Profile
 from fromnoise.data.gathered import with_folders
 from fromnoise.data.listing import Items, Listing, counted, links_note
@@ -65,13 +65,23 @@ class Dataset:
         """
         rows = np.asarray(indices, dtype=np.int64)
         if rng is None and self.codec.ragged:
-            rng = Rng.of(0, rows.tolist(), "crop")
+            rng = clipmaps.fixed(rows)
         return self.codec.encode(self.stored[rows], rng)
 
-    def cond(self, indices: Sequence[int] | np.ndarray) -> Cond:
-        """The conditions of the examples: class indices (b,) int64, standardised numbers (b,) float32, and so on."""
+    def cond(self, indices: Sequence[int] | np.ndarray, rng: Rng | None = None) -> Cond:
+        """The conditions of the examples: class indices (b,) int64, standardised numbers (b,) float32, and so on.
+
+        Maps of clips are of the part that `x0` shows when it draws next from `rng`, which stays as it is.
+        """
         rows = np.asarray(indices, dtype=np.int64)
-        found = {e.column.name: torch.from_numpy(e.values[rows]) for e in self.encoded}
+        found = {
+            e.column.name: torch.from_numpy(
+                e.values[rows]
+                if rng is None or not isinstance(e.values, clipmaps.Windows)
+                else e.values.shown(rows, rng.again())
+            )
+            for e in self.encoded
+        }
         values = {name: v if v.is_floating_point() else v.long() for name, v in found.items()}
         present = {e.column.name: torch.from_numpy(e.present[rows]) for e in self.encoded}
         return Cond(values, present, len(rows))
@@ -97,12 +107,13 @@ class Dataset:
 class Decoded:
     """A listing as it is trained on, but for columns.
 
-    `whole` is the listing without what cannot be decoded; `listing` is the same, in pieces where long clips are cut
-    into such, and `rows` and `splits` are its.  `codec` is fitted; `chosen`, what came before that, and `fitted` are
-    sentences, as is `split`.
+    `whole` is the listing without what cannot be decoded, and `stored` are its rows; `listing` is the same, in pieces
+    where long clips are cut into such, and `rows` and `splits` are its.  `codec` is fitted; `chosen`, what came before
+    that, and `fitted` are sentences, as is `split`.
     """
 
     whole: Listing
+    stored: np.ndarray | Ragged
     listing: Listing
     codec: Codec
     rows: np.ndarray | Ragged
@@ -130,6 +141,7 @@ def decoded(
     codec, fitted = codec.fitted(stored.low, stored.high, _some(rows, splits))
     return Decoded(
         whole=whole,
+        stored=stored.rows,
         listing=listing,
         codec=codec,
         rows=rows,
@@ -176,7 +188,7 @@ def open_dataset(
     chosen, why = columns_.choose(profiles, columns and columns_.plain(columns, profiles))
     found = decoded(listing, size, cache_dir, progress)
     listing, codec, splits = found.listing, found.codec, found.splits
-    encoded = tuple(_encoded(p, listing, codec, splits == TRAIN, cache_dir) for p in chosen)
+    encoded = tuple(_encoded(p, found, cache_dir, progress) for p in chosen)
     return Dataset(
         codec=codec,
         columns=tuple(e.column for e in encoded),
@@ -198,13 +210,31 @@ def open_dataset(
     )
 
 
-def _encoded(profile: Profile, listing: Listing, codec: Codec, train: np.ndarray, cache_dir: Path | None) -> Encoded:
-    if profile.role == "map":
-        return maps.encode(profile, listing, codec.shape[1:], train, cache_dir)
-    values = listing.items.columns[profile.name]
+def _encoded(profile: Profile, found: Decoded, cache_dir: Path | None, progress: Progress | None) -> Encoded:
+    listing, train = found.listing, found.splits == TRAIN
     if profile.encoder:
-        return embeddings.encode(profile, values, train, cache_dir)
-    return columns_.encode(profile, values, train)
+        return embeddings.encode(profile, listing.items.columns[profile.name], train, cache_dir)
+    if profile.role != "map":
+        return columns_.encode(profile, listing.items.columns[profile.name], train)
+    if (clips := _clips(found)) is not None:
+        return clipmaps.encode(profile, clips, train, cache_dir, progress)
+    return maps.encode(profile, listing, found.codec.shape[1:], train, cache_dir)
+
+
+def unread_maps(profile: Profile, found: Decoded, cache_dir: Path | None = None) -> dict[str, str]:
+    """The files of a column of maps that are not used, each with the reason; none of scans, whose names may be
+    people's."""
+    if (clips := _clips(found)) is not None:
+        return clipmaps.lie(profile, clips, found.splits == TRAIN, cache_dir).broken
+    return maps.unread(profile, found.whole)
+
+
+def _clips(found: Decoded) -> clipmaps.Clips | None:
+    """The examples as what maps of clips lie on, None where they are no clips."""
+    if not isinstance(found.codec, VideoCodec):
+        return None
+    assert isinstance(found.stored, Ragged) and isinstance(found.rows, Ragged)
+    return clipmaps.Clips(listing=found.whole, stored=found.stored, rows=found.rows, codec=found.codec)
 
 
 def _some(rows: np.ndarray | Ragged, splits: np.ndarray) -> Sequence[np.ndarray]:

@@ -7,7 +7,7 @@ class    2 to 1,000 distinct labels, each with 5 examples or more on average; if
          numbers, and needs 2 examples a label, also of its second most frequent one.
          `word`, of names, has a rule of its own (`names.py`), and what is called a caption and has more than one word
          is none.
-map      images that belong to the examples, as masks do (`pairs.py`, `maps.py`).
+map      images or clips that belong to the examples, as masks do (`pairs.py`, `maps.py`, `clipmaps.py`).
 vector   lists of numbers, all of one length, written as JSON: [0.2, 0.8].
 number   numbers otherwise, two or more and none beyond 1e100; as a condition smooth in between and a little beyond.
 text     anything else: captions, names, identifiers.  As a condition its words count (`caption.py`).
@@ -110,7 +110,7 @@ class Encoded:
     """A condition's values, and where they are present; `notes` say what is odd about them.
 
     (n,) int64 indices into the labels, float32 (number - mean)/std, (n,) or of vectors (n, size), (n, length) int16
-    symbols of words, or float32 (n, c, height, width) of maps.
+    symbols of words, or float32 (n, c, height, width) of maps, of clips (n, c, frames, height, width).
     """
 
     column: Column

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from fromnoise.codec import Codec
-from fromnoise.data.cache import decoded
+from fromnoise.data.cache import Decoded, decoded, unread_maps
 from fromnoise.data.columns import Profile, choose, lonely
 from fromnoise.data.listing import Listing, links_note
-from fromnoise.data.maps import unread
 from fromnoise.data.scan import Progress
 from fromnoise.data.splits import assign
 from fromnoise.data.store import is_cached
@@ -43,7 +42,7 @@ def diagnose(listing: Listing, cache_dir: Path | None = None, progress: Progress
         found = decoded(listing, None, cache_dir, progress)
         listing, codec, split = found.whole, found.codec, found.split
         how = [*(("size", note) for note in found.chosen), *(("fitted", note) for note in found.fitted)]
-        remarks += _unread_maps(listing)
+        remarks += _unread_maps(found, cache_dir)
     else:
         remarks.append(
             f"{_count(scanned, 'example')} would take long to decode and are judged by their headers: train decodes "
@@ -115,11 +114,11 @@ def _duplicates(listing: Listing) -> Iterator[str]:
         yield links
 
 
-def _unread_maps(listing: Listing) -> Iterator[str]:
-    """Sentences on files of maps that cannot be read."""
-    for profile in listing.profiles:
+def _unread_maps(found: Decoded, cache_dir: Path | None) -> Iterator[str]:
+    """Sentences on files of maps that cannot be read, or that do not fit."""
+    for profile in found.whole.profiles:
         if profile.role == "map":
-            broken = unread(profile, listing)
+            broken = unread_maps(profile, found, cache_dir)
             for name, why in islice(broken.items(), _SHOWN):
                 yield f"{profile.name}: {name} is not read, and its examples train without it: {why}"
             if len(broken) > _SHOWN:

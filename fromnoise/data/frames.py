@@ -43,6 +43,7 @@ RATE, FEWEST = 12, 4
 _FASTEST, _FINEST = 1000, 1001  # frames a second, and the largest denominator of a rate
 _SHARE, _LEAST = 0.9, 0.25  # of folders that look like clips, and of pictures that are frames
 _LOOKED, _MOST = 32, 100_000  # folders that are looked at without being asked to, and pictures of one
+_MAP = "a map of a frame, and only clips that are files have maps: save clips and maps as animated WebP"
 _NAME = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
 _CALLED = re.compile(r"frames?[\W_]*$", re.IGNORECASE)
 Tables = Sequence[tuple[str, Table]]
@@ -141,7 +142,7 @@ def find(tree: Tree, places: Sequence[int], fps: float | None) -> tuple[Clips | 
     inside: dict[str, list[int]] = defaultdict(list)
     for place in places:
         if names[place] in maps:
-            skipped.append(Skipped(name=names[place], reason="a map of a frame, and clips have no maps: leave it out"))
+            skipped.append(Skipped(name=names[place], reason=_MAP))
         else:
             inside[posixpath.dirname(names[place])].append(place)
     folders = {}

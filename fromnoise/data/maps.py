@@ -34,7 +34,7 @@ from fromnoise.errors import FromNoiseError
 from fromnoise.types import Shape
 
 LABELS = 16
-_LOOKED_AT = 64  # maps that say what the column is
+LOOKED_AT = 64  # maps that say what the column is
 
 
 def encode(profile: Profile, listing: Listing, space: Shape, train: np.ndarray, cache: Path | None = None) -> Encoded:
@@ -51,7 +51,7 @@ def _of_files(profile: Profile, listing: Listing, space: Shape, train: np.ndarra
     assert tree is not None and len(space) == 2, "maps are files, and of images"
     place = {name: i for i, name in enumerate(tree.entries.names)}
     used = np.setdiff1d(values.codes, 0)
-    first = [values.words[code] for code in np.unique(values.codes[train]) if code][:_LOOKED_AT]
+    first = [values.words[code] for code in np.unique(values.codes[train]) if code][:LOOKED_AT]
     column = _column(profile.name, (_raw(read(tree, tree.entries[place[word]])) for word in first))
     file = (cache or default_cache()) / "maps" / f"{_digest(column, listing, values, space)}.npy"
     if not file.exists():
@@ -65,7 +65,7 @@ def _of_files(profile: Profile, listing: Listing, space: Shape, train: np.ndarra
     whole = np.zeros(len(table), dtype=bool)
     whole[used] = np.isfinite(table[used, 0, 0, 0])
     present = whole[values.codes]
-    return Encoded(column=column, values=_Rows(table, values.codes), present=present, notes=_told(column, present))
+    return Encoded(column=column, values=_Rows(table, values.codes), present=present, notes=told(column, present))
 
 
 def unread(profile: Profile, listing: Listing) -> dict[str, str]:
@@ -106,10 +106,10 @@ def _of_rows(
     present = np.array([np.isfinite(row).any() for row in table])
     seen = np.flatnonzero(present & train) if (present & train).any() else np.flatnonzero(present)
     column = _column(profile.name, (_bytes(np.nan_to_num(table[i]))[..., None] for i in seen))
-    return Encoded(column=column, values=_Overlays(table, column), present=present, notes=_told(column, present))
+    return Encoded(column=column, values=_Overlays(table, column), present=present, notes=told(column, present))
 
 
-def _told(column: Column, present: np.ndarray) -> tuple[str, ...]:
+def told(column: Column, present: np.ndarray) -> tuple[str, ...]:
     what = f"of {column.size} labels" if column.labels else "of grey" if column.size == 1 else "of colours"
     missing = int((~present).sum())
     lack = f"{column.name}: {missing:,} of {len(present):,} examples have no readable map; train without it."
@@ -162,7 +162,7 @@ def as_map(column: Column, data: bytes, space: Shape) -> Float[np.ndarray, "c h 
     """The bytes of an image file as a value of the column, float32 in [-1, 1].  Raises Unreadable."""
     raw = _raw(data)
     if column.labels:
-        raw = np.stack([(_flat(raw) == label).reshape(raw.shape[:2]) for label in map(int, column.labels)], -1)
+        raw = np.stack([(flat(raw) == label).reshape(raw.shape[:2]) for label in map(int, column.labels)], -1)
         low, high = 0.0, 1.0
     else:
         raw, low, high = _channels(raw, column.size), column.low, column.high
@@ -176,16 +176,23 @@ def from_file(column: Column, path: str, space: Shape) -> Tensor:
     """`as_map` of a file that a user names.  Raises FromNoiseError with what is wrong, as other colours than labels."""
     try:
         data = Path(path).expanduser().read_bytes()
-        strange = set(np.unique(_flat(_raw(data))).tolist()) - set(map(int, column.labels)) if column.labels else set()
-        if not strange:
-            return torch.from_numpy(as_map(column, data, space))
+        if column.labels:
+            check_colours(column, path, set(np.unique(flat(_raw(data))).tolist()), "smoothing or JPEG")
+        return torch.from_numpy(as_map(column, data, space))
     except (OSError, Unreadable) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise FromNoiseError(f"{column.name} is an image, and {path!r} gives none ({why}): name a file.") from error
+
+
+def check_colours(column: Column, path: str, colours: set[int], cause: str) -> None:
+    """Raises FromNoiseError where a file has other colours than the column's labels; says what may be the cause."""
+    strange = colours - set(map(int, column.labels))
+    if not strange:
+        return
     known = _colours(map(int, column.labels))
     raise FromNoiseError(
         f"{column.name} is a map of {known}, and {path!r} has {_colours(strange)}: give each of its pixels one of the "
-        "former, without smoothing or JPEG."
+        f"former, without {cause}."
     )
 
 
@@ -219,7 +226,7 @@ def _column(name: str, raws: Iterable[np.ndarray]) -> Column:
         low, high = min(low, float(raw.min())), max(high, float(raw.max()))
         labels &= raw.dtype == np.uint8
         if len(colours) <= LABELS and labels:
-            colours.update(np.unique(_flat(raw)).tolist())
+            colours.update(np.unique(flat(raw)).tolist())
     if labels and 2 <= len(colours) <= LABELS:
         labels = tuple(map(str, sorted(colours)))
         return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)
@@ -233,7 +240,7 @@ def _raw(data: bytes) -> np.ndarray:
     return raw[..., :-1] if header.alpha else raw
 
 
-def _flat(raw: np.ndarray) -> np.ndarray:
+def flat(raw: np.ndarray) -> np.ndarray:
     """Each pixel's colour as one number, (h·w,)."""
     planes = raw.reshape(-1, raw.shape[-1]).astype(np.int64)
     return planes @ 256 ** np.arange(planes.shape[1])[::-1]

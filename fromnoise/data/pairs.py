@@ -1,4 +1,5 @@
 """Images that belong to images: masks, depths, sketches, small or grey versions.  Each is a condition, none an example.
+Clips belong to clips in the same ways.
 
 A column of maps is found in three ways:
 
@@ -28,7 +29,10 @@ WORDS = {
 # What is called a map of scans: normals are people there.
 OF_SCANS = {word: name for word, name in WORDS.items() if name == "mask"}
 OF_SCANS |= dict.fromkeys(("label", "labels", "labelstr", "dseg"), "labels")
-_IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "imagestr"})
+_IMAGES = frozenset(
+    {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "imagestr"}
+    | {"clip", "clips", "video", "videos"}
+)
 _ENDING = re.compile(r"^(.+)[_\-. ]([a-z]+)$", re.IGNORECASE)
 
 
@@ -74,7 +78,7 @@ def _plain(folder: str, stem: str) -> str:
 
 
 def in_tables(tables: Iterable[tuple[str, Table]]) -> dict[str, dict[str, str]]:
-    """Column -> example -> map, for columns of paths to other images of the set."""
+    """Column -> example -> map, for columns of paths to other files of the set."""
     found: dict[str, dict[str, str]] = {}
     for _, table in tables:
         for column, targets in table.images.items():

@@ -70,7 +70,8 @@ def scan(
     tree, kinds, tables = _sorted(path, reading.axes, fps, skipped)
     notes = [*kinds.notes, *(note for _, one in tables for note in one.notes)]
     medium = kinds.medium
-    maps = _maps(tree, kinds, tables) if medium in (IMAGE, VOLUME) and not kinds.clips else {}
+    maps = _maps(tree, kinds, tables) if medium in (IMAGE, VIDEO, VOLUME) and not kinds.clips else {}
+    skipped = _as_maps(tree, kinds, skipped) if medium is VIDEO else skipped
     if maps:
         kinds = _without(tree, kinds, pairs.taken(maps))
     if isinstance(medium, Gathering) and len(kinds.examples):
@@ -169,15 +170,24 @@ def _gathered(
 
 
 def _maps(tree: Tree, kinds: Kinds, tables: Sequence[tuple[str, Table]]) -> dict[str, dict[str, str]]:
-    """Column -> example -> the image or NIfTI that belongs to it (`pairs.py`)."""
+    """Column -> example -> the image, clip or NIfTI that belongs to it (`pairs.py`)."""
     scans = kinds.medium is VOLUME
     words = pairs.OF_SCANS if scans else pairs.WORDS
-    found = pairs.beside((tree.entries.names[place] for place in kinds.examples), words) | pairs.in_tables(tables)
+    own = {tree.entries.names[place]: None for place in kinds.examples}
+    found = pairs.beside(own, words) | pairs.in_tables(tables)
     found = {
-        column: {one: map_ for one, map_ in of.items() if (suffix(map_) in nifti.SUFFIXES) == scans}
+        column: {one: map_ for one, map_ in of.items() if map_ in own and (suffix(map_) in nifti.SUFFIXES) == scans}
         for column, of in found.items()
     }
     return {column: of for column, of in found.items() if of}
+
+
+def _as_maps(tree: Tree, kinds: Kinds, skipped: Sequence[Skipped]) -> list[Skipped]:
+    """The same files left out of a set of clips, with the reason of those that are still pictures beside a clip."""
+    stills = {file.name for file in skipped if suffix(file.name) in IMAGE.suffixes}
+    beside = pairs.taken(pairs.beside([*(tree.entries.names[place] for place in kinds.examples), *sorted(stills)]))
+    why = "a still picture beside a clip, whose maps are clips: save it as an animated WebP or GIF of as many frames"
+    return [replace(file, reason=why) if file.name in stills & {*beside} else file for file in skipped]
 
 
 def _contents(tree: Tree, kinds: Kinds, maps: Mapping[str, Mapping[str, str]]) -> tuple[Contents, dict[str, Contents]]:

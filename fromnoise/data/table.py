@@ -21,6 +21,7 @@ from fromnoise.data.image import SUFFIXES as IMAGES
 from fromnoise.data.nifti import SUFFIXES as SCANS
 from fromnoise.data.texts import Growing, Texts
 from fromnoise.data.tree import suffix
+from fromnoise.data.video import Videos
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_path", "img", "filepath", "name", "id")
@@ -33,7 +34,7 @@ _LONGEST = 1 << 24  # characters of a cell; the library's own limit gives up the
 class Table:
     """`columns` of as many rows as the table has; `rows` says which one describes a file.
 
-    `images` are the columns of paths to images or scans that exist, a file or "" a row;
+    `images` are the columns of paths to images, clips or scans that exist, a file or "" a row;
     `missing` are files that it names and that are not there; `notes` say what was assumed in reading it and what is
     wrong with it, without the names of files.
     """
@@ -216,8 +217,8 @@ def _several(name: str, last: np.ndarray, given: Mapping[str, Texts], parsed: Pa
 
 
 def _images(folder: str, texts: Texts, exists: Callable[[str], bool]) -> tuple[str, ...] | None:
-    """The files that a column names a row, if nearly all that it names are images that are there."""
-    used = [word for word in texts.counts() if suffix(word) in IMAGES | SCANS]
+    """The files that a column names a row, if nearly all that it names are such files that are there."""
+    used = [word for word in texts.counts() if suffix(word) in IMAGES | SCANS | Videos.suffixes]
     if len(used) < _SHARE * max(1, len(texts.counts())):
         return None
     targets = {word: posixpath.normpath(posixpath.join(folder, word.replace("\\", "/"))) for word in used}

@@ -17,6 +17,7 @@ a clip stays as it is, and where a frame is known a network of few features has 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -75,8 +76,6 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         space, time_axes = (space, time_axes) if frames is None else (space - 1, ())
-        if frames is not None and map_channels:
-            raise FromNoiseError("Clips cannot be conditioned on images yet: leave those columns out by --columns.")
         self.frames = frames
         if len(attention) != len(widths) or any(w % 32 for w in widths):
             raise FromNoiseError(f"give each level a multiple of 32 and an attention flag, not {widths}, {attention}")
@@ -115,7 +114,8 @@ class UNet(nn.Module):
             return self._pictures(x, t, s, cond, 1)
         n = x.shape[2]
         x_one, t_one, s_one = (pictures(z.expand(-1, -1, n, *z.shape[3:])) for z in (x, t, s))
-        answers = self._pictures(x_one, t_one, s_one, cond.repeated(n), n)
+        told = replace(cond.repeated(n), maps=None if cond.maps is None else pictures(cond.maps))
+        answers = self._pictures(x_one, t_one, s_one, told, n)
         y, mid = (None if y is None else y.unflatten(0, (len(x), n)).movedim(1, 2) for y in answers)
         assert y is not None
         return y, mid
