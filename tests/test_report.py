@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from PIL import Image
 
-from fromnoise.report import write_report
+from fromnoise.report import Player, write_report
 from fromnoise.report.curves import Line, _ticks, chart
 
 EVIL = '<script>alert("x")</script>&<img src=//evil.example/a.png>'
@@ -88,6 +88,15 @@ def test_everything_a_user_names_is_escaped_and_nothing_is_loaded(tmp_path):
     assert not re.search(r"url\(|@import|https?:", text)
     assert page.text.count(EVIL) >= 10
     assert page.tags.count("svg") == 3
+
+
+def test_sounds_and_clips_are_played_by_their_elements_from_within(tmp_path):
+    files = [Player(caption=EVIL, media=media, file=b"1") for media in ("audio/wav", "video/webm")]
+    text = report(tmp_path, players=files)
+    page = Reader(text)
+    assert page.loads == ["data:audio/wav;base64,MQ==", "data:video/webm;base64,MQ=="]
+    assert "<video controls loop muted playsinline" in text and '<audio controls preload="metadata"' in text
+    assert page.text.count(EVIL) == 2 and not {"script", "img"} & set(page.tags)
 
 
 def test_a_run_without_anything_still_reports(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import re
+import sys
 import time
 from collections import Counter
 from fractions import Fraction
@@ -480,7 +482,43 @@ def test_the_report_shows_clips_moving_and_says_how_they_move(run):
     told = " ".join(judgement.sentences)
     assert "Motion: from frame to frame" in told and "held-out data" in told
     assert {measure.name for measure in judgement.motion} == {"Motion", "Rest", "Brightness", "Contrast"}
-    assert "Samples in motion" in run.folder.report.read_text(encoding="utf-8")
+    page = run.folder.report.read_text(encoding="utf-8")
+    assert "Samples in motion" in page and len(page) < 5e6
+    clips = re.findall(r'<video controls[^>]* src="data:video/webm;base64,([^"]+)"', page)
+    assert len(clips) == appraise.PLAYED
+    frames, rate, _ = played(base64.b64decode(clips[1]))
+    assert frames.shape == (8, 128, 128, 3) and rate == 8
+
+
+def played(file: bytes) -> tuple[np.ndarray, Fraction, str]:
+    """Frames (n, h, w, 3), their rate and the comment of a WebM, by PyAV alone."""
+    with av.open(io.BytesIO(file)) as inside:
+        stream = inside.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in inside.decode(stream)]
+        said = {name.lower(): value for name, value in inside.metadata.items()}
+        return np.stack(frames), Fraction(stream.average_rate or 0), said["comment"]
+
+
+@pytest.mark.parametrize("size, enlarged", [((16, 20), (128, 160)), ((5, 7), (100, 140)), ((131, 20), (132, 20))])
+def test_a_player_shows_every_frame_over_white_at_its_rate(size, enlarged):
+    shown = np.zeros((5, *size, 4), np.uint8)
+    shown[:, : size[0] // 2] = [200, 30, 30, 255]  # above; nothing below
+    shown[np.arange(5), :, np.arange(5)] = [0, 0, 0, 255]  # a line that moves
+    image = ImageCodec.full_range(height=size[0], width=size[1], channels=4, alpha=True, dtype="uint8")
+    codec = VideoCodec(image=image, frames=5, rate="25/2", container="webp")
+    media, file = codec.player(shown, {"seed": 3}) or ("", b"")
+    frames, rate, said = played(file)
+    assert media == "video/webm" and rate == Fraction(25, 2) and said == '{"seed": 3}'
+    assert frames.shape == (5, *enlarged, 3)
+    times = enlarged[1] // size[1]
+    middle = frames[:, times // 2 :: times, times // 2 :: times][:, : size[0], : size[1]].astype(int)
+    assert np.abs(middle - image.preview(shown)).mean() < 6
+    assert (middle.mean((1, 3)).argmin(1) == np.arange(5)).all()
+
+
+def test_without_pyav_clips_have_no_player(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert videofile.webm(clip(), Fraction(12), {}) is None
 
 
 def test_few_long_clips_are_cut_and_their_ends_held_out(tmp_path):

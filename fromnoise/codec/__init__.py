@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fromnoise.codec.codec import Codec, Divisible, Extensible, Moving, Physical
+from fromnoise.codec.codec import Codec, Divisible, Extensible, Moving, Physical, Playable
 from fromnoise.codec.field import FieldCodec
 from fromnoise.codec.image import ImageCodec
 from fromnoise.codec.medium import Gathered, Gathering, Header, Medium, Rows, Scalable, Sharing, Size
@@ -36,6 +36,7 @@ __all__ = [
     "Medium",
     "Moving",
     "Physical",
+    "Playable",
     "Rows",
     "Scalable",
     "Sharing",

@@ -153,13 +153,20 @@ def save(
 ) -> Path:
     """Writes (n, channels) float32 to `path` with `.wav` or `.flac` appended to its name, and returns that file."""
     file = path.with_name(f"{path.name}.{container}")
+    file.write_bytes(encoded(samples, rate, container=container, subtype=subtype, recipe=recipe))
+    return file
+
+
+def encoded(samples: np.ndarray, rate: int, *, container: str, subtype: str, recipe: Mapping[str, object]) -> bytes:
+    """(n, channels) float32 as a file of `container`, wav or flac."""
+    file = io.BytesIO()
     inside = np.clip(samples, -1, 1) if subtype != "FLOAT" else samples
     with soundfile.SoundFile(
         file, "w", samplerate=rate, channels=samples.shape[1], format=container.upper(), subtype=subtype
     ) as out:
         out.comment = written(recipe)
         out.write(inside)
-    return file
+    return file.getvalue()
 
 
 def read_recipe(path: Path) -> dict[str, object]:

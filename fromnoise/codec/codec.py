@@ -142,6 +142,18 @@ class Moving(Extensible, Protocol):
 
 
 @runtime_checkable
+class Playable(Protocol):
+    """What a `Codec` is besides where samples take time, so that a page can play them."""
+
+    def player(self, sample: np.ndarray, recipe: Mapping[str, object]) -> tuple[str, bytes] | None:
+        """One decoded sample as browsers play it, with its recipe inside: the media type, as `audio/wav`, and the file.
+
+        None where what writes such files is not installed.
+        """
+        ...
+
+
+@runtime_checkable
 class Physical(Protocol):
     """What a `Codec` is besides where values are quantities, whose spectrum and histogram mean something."""
 

@@ -201,6 +201,13 @@ class SoundCodec:
             path, self.ended(sample), self.rate, container=self.container, subtype=self.subtype, recipe=recipe
         )
 
+    def player(self, sample: np.ndarray, recipe: Mapping[str, object]) -> tuple[str, bytes]:
+        """(`audio/wav` or `audio/flac`, the file that `save` writes)."""
+        file = audiofile.encoded(
+            self.ended(sample), self.rate, container=self.container, subtype=self.subtype, recipe=recipe
+        )
+        return f"audio/{self.container}", file
+
     def ended(self, sample: np.ndarray) -> np.ndarray:
         """(m, channels), m <= length, with its ends as `ends` says."""
         if self.ends == "loop":

@@ -30,6 +30,7 @@ from fromnoise.types import Shape
 _SHOWN = 8  # frames of a contact strip
 _PERCEIVED = 4
 _TALL = 48  # pixels: frames of a strip are enlarged to that at least
+_PLAYED = 128  # pixels: the longer side of frames that are played is enlarged to that at least
 _GAP = 2
 
 
@@ -117,6 +118,15 @@ class VideoCodec:
         """One sample (n, h, w, c) to `path` plus a suffix: see `codec/videofile.py`."""
         assert sample.shape[1:] == (self.image.height, self.image.width, self.image.channels), sample.shape
         return videofile.save(path, sample, Fraction(self.rate), container=self.container, recipe=recipe)
+
+    def player(self, sample: np.ndarray, recipe: Mapping[str, object]) -> tuple[str, bytes] | None:
+        """(`video/webm`, file) of a sample (n, h, w, c), laid over white, small ones enlarged; None without PyAV."""
+        frames = self.image.preview(sample)
+        side = max(frames.shape[1:3])
+        # By an even number, so that colours at half the resolution, which WebM has, are still one a pixel.
+        times = 2 * math.ceil(_PLAYED / (2 * side)) if side < _PLAYED else 1
+        file = videofile.webm(frames.repeat(times, 1).repeat(times, 2), Fraction(self.rate), recipe)
+        return None if file is None else ("video/webm", file)
 
     @property
     def piece(self) -> int:

@@ -320,14 +320,29 @@ def save_animation(
     images[0].save(file, format, save_all=True, append_images=images[1:], duration=stays, loop=0, **settings)
 
 
-def _write_video(file: Path, frames: np.ndarray, rate: Fraction, container: Container, text: str) -> None:
+def webm(frames: np.ndarray, rate: Fraction, recipe: Mapping[str, object]) -> bytes | None:
+    """(n, h, w, 3) uint8 as WebM, which browsers play, odd sides a pixel longer; None without a PyAV that writes it."""
+    _, height, width, _ = frames.shape
+    file = io.BytesIO()
+    try:
+        even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+        _write_video(file, even, rate, "webm", written(recipe))
+    except FromNoiseError:
+        return None
+    return file.getvalue()
+
+
+def _write_video(file: Path | io.BytesIO, frames: np.ndarray, rate: Fraction, container: Container, text: str) -> None:
+    codec, settings = _WRITTEN[container]
     try:
         av = _av()
-    except Unreadable as error:
-        raise FromNoiseError(f"Writing .{container} needs PyAV: {INSTALL}, or write --out samples.npz.") from error
-    codec, settings = _WRITTEN[container]
+        av.Codec(codec, "w")
+    except (Unreadable, ValueError) as error:
+        raise FromNoiseError(
+            f"Writing .{container} needs PyAV with {codec}: {INSTALL}, or write --out samples.npz."
+        ) from error
     _, height, width, _ = frames.shape
-    with av.open(str(file), "w") as out:
+    with av.open(str(file) if isinstance(file, Path) else file, "w", format=container) as out:
         out.metadata["comment"] = text
         stream = out.add_stream(codec, rate=rate, options=settings)
         stream.width, stream.height = width, height

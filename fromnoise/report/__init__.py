@@ -1,5 +1,5 @@
 """The report of a run: one offline HTML file."""
 
-from fromnoise.report.report import write_report
+from fromnoise.report.report import Player, write_report
 
-__all__ = ["write_report"]
+__all__ = ["Player", "write_report"]

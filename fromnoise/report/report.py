@@ -10,6 +10,7 @@ import base64
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite, log, log10
 from pathlib import Path
 
@@ -30,6 +31,24 @@ MATCHED = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """A file that browsers play; `media` is its type, as `audio/wav`."""
+
+    caption: str
+    media: str
+    file: bytes
+
+    @property
+    def kind(self) -> str:
+        """audio or video, the element that plays it"""
+        return self.media.partition("/")[0]
+
+    @property
+    def uri(self) -> str:
+        return _uri(self.file, self.media)
+
+
 def write_report(
     path: Path,
     *,
@@ -39,7 +58,7 @@ def write_report(
     metrics: list[dict],
     judgement: dict | None,
     sheets: Sequence[tuple[str, Image.Image]],
-    sounds: Sequence[tuple[str, str]] = (),
+    players: Sequence[Player] = (),
     moving: bytes | None = None,
     texts: Sequence[str] = (),
     reading: TextJudgement | None = None,
@@ -53,7 +72,7 @@ def write_report(
                 "seconds", "loss", "levels": [[t, loss], ...]}`; either kind may be missing
     judgement   `Judgement.to_json()`, or None where the run has not been judged
     sheets      (caption, picture); the first is shown large at the top
-    sounds      (caption, data URI), to be played
+    players     samples, to be played
     moving      an animated PNG of samples that move
     texts       samples, to be read
     reading     how good they are, in place of `judgement`
@@ -78,7 +97,7 @@ def write_report(
         ruler=_ruler(judgement["rows"]) if judgement else [],
         hero=pictures[:1],
         sheets=pictures[1:],
-        sounds=sounds,
+        players=players,
         moving=None if moving is None else _uri(moving),
         texts=texts,
         reading=reading,
@@ -98,8 +117,8 @@ def _picture(caption: str, image: Image.Image) -> dict:
             "pixels": image.width < PIXEL_ART}  # fmt: skip
 
 
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _uri(file: bytes, media: str = "image/png") -> str:
+    return f"data:{media};base64,{base64.b64encode(file).decode()}"
 
 
 def _charts(metrics: list[dict], says: str) -> list[dict]:
