@@ -18,7 +18,7 @@ import fromnoise as fn
 from fromnoise.caption import LONGEST
 from fromnoise.cli import app
 
-VERBS = {"is", "holds", "has", "says", "cannot", "reaches", "looks", "decodes", "does", "masks"}
+VERBS = {"is", "gives", "holds", "has", "says", "cannot", "reaches", "looks", "decodes", "does", "masks"}
 
 
 def test_every_reason_goes_on_from_the_name_of_its_file():

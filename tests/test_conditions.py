@@ -332,6 +332,16 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path):
     assert "masks/6.png is not read" not in said
 
 
+def test_examples_without_a_readable_map_train_without_it(tmp_path):
+    files = {f"images/{i}.png": png(noise(8, 8, 3)) for i in range(12)}
+    broken = {f"masks/{i}.png": b"no picture" for i in range(12)}
+    data = fill(tmp_path / "set", {**files, **broken, "masks/7.png": png(noise(8, 8, 1))})
+    opened = open_dataset(data, cache_dir=tmp_path / "c")
+    assert opened.cond(range(12)).present["mask"].tolist().count(True) == 1
+    with pytest.raises(FromNoiseError, match="No map of mask can be read: mend them"):
+        open_dataset(fill(tmp_path / "none", {**files, **broken}), cache_dir=tmp_path / "c")
+
+
 def test_a_map_that_is_asked_for_has_the_colours_of_the_training_maps_and_any_size(tmp_path):
     column = Column(name="mask", kind="map", size=3, labels=("0", "255", "16711680"), low=-1.0, high=1.0)
     red = np.zeros((16, 32, 3), np.uint8)

@@ -8,9 +8,10 @@ are cut where their scans are, and where these are resampled each voxel has the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from fromnoise.data.image import decode, probe
 from fromnoise.data.listing import Listing
 from fromnoise.data.store import default_cache, keep
 from fromnoise.data.texts import Texts
-from fromnoise.data.tree import Unreadable, read
+from fromnoise.data.tree import Entry, Tree, Unreadable, read
 from fromnoise.errors import FromNoiseError
 from fromnoise.types import Shape
 
@@ -51,8 +52,9 @@ def _of_files(profile: Profile, listing: Listing, space: Shape, train: np.ndarra
     assert tree is not None and len(space) == 2, "maps are files, and of images"
     place = {name: i for i, name in enumerate(tree.entries.names)}
     used = np.setdiff1d(values.codes, 0)
-    first = [values.words[code] for code in np.unique(values.codes[train]) if code][:LOOKED_AT]
-    column = _column(profile.name, (_raw(read(tree, tree.entries[place[word]])) for word in first))
+    first = dict.fromkeys([*np.unique(values.codes[train]), *used])
+    named = (tree.entries[place[values.words[code]]] for code in first if code)
+    column = _column(profile.name, islice(_readable(tree, named), LOOKED_AT))
     file = (cache or default_cache()) / "maps" / f"{_digest(column, listing, values, space)}.npy"
     if not file.exists():
         table = np.full((len(values.words), column.size, *space), np.nan, dtype=np.float16)
@@ -219,6 +221,7 @@ def from_scan(column: Column, path: str, codec: VolumeCodec) -> Float[Tensor, "c
 
 
 def _column(name: str, raws: Iterable[np.ndarray]) -> Column:
+    """What a column of maps (h, w, c) is.  Raises FromNoiseError where there are none."""
     colours: set[int] = set()
     size, low, high, labels = 1, np.inf, -np.inf, True
     for raw in raws:
@@ -227,10 +230,18 @@ def _column(name: str, raws: Iterable[np.ndarray]) -> Column:
         labels &= raw.dtype == np.uint8
         if len(colours) <= LABELS and labels:
             colours.update(np.unique(flat(raw)).tolist())
+    if low > high:
+        raise FromNoiseError(f"No map of {name} can be read: mend them, or leave the column out by --columns.")
     if labels and 2 <= len(colours) <= LABELS:
         labels = tuple(map(str, sorted(colours)))
         return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)
     return Column(name=name, kind="map", size=size, low=low, high=high if high > low else low + 1)
+
+
+def _readable(tree: Tree, entries: Iterable[Entry]) -> Iterator[np.ndarray]:
+    for entry in entries:
+        with suppress(Unreadable):
+            yield _raw(read(tree, entry))
 
 
 def _raw(data: bytes) -> np.ndarray:
