@@ -13,8 +13,8 @@ number   numbers otherwise, two or more and none beyond 1e100; as a condition sm
 text     anything else: captions, names, identifiers.  As a condition its words count (`caption.py`).
 
 Without being asked a model is conditional on the one class that says it is a label, and on what the words of the set
-say: the caption (`caption`, `text`, `prompt`, `description`), or else the word of the files' names; on maps; and on
-`position`, where in a whole its parts lie, which is never a class.
+say: the caption (`caption`, `text`, `prompt`, `description`; of speech `transcript`), or else the word of the files'
+names; on maps; and on `position`, where in a whole its parts lie, which is never a class.
 Asked for as "size:number" a column is what stands after the colon, and as "caption:minilm" it is text that a pretrained
 encoder reads (`textencoder.py`).  Where all other cells are numbers, a word for what is missing (`MISSING`) is an empty
 cell.
@@ -40,7 +40,7 @@ from fromnoise.errors import FromNoiseError
 Role = Literal["class", "number", "vector", "map", "text"]
 ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 LABEL_NAMES = frozenset({"label", "labels", "class", "target", "targets", "y"})
-CAPTION_NAMES = frozenset({"caption", "captions", "text", "prompt", "description"})
+CAPTION_NAMES = frozenset({"caption", "captions", "text", "prompt", "description", "transcript", "transcription"})
 WORD = "word"
 MISSING = frozenset({"na", "n/a", "nan", "null", "none", "-", "?"})  # in any case
 _MOST_LABELS = 1_000
