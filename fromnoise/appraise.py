@@ -20,7 +20,7 @@ from fromnoise.checkpoint import replace_text, writing
 from fromnoise.codec import Codec, Moving, Physical, Playable
 from fromnoise.cond import Cond
 from fromnoise.data import Dataset, groups
-from fromnoise.data.columns import Encoded, Rows, encode
+from fromnoise.data.encoded import Encoded, Rows, encode
 from fromnoise.errors import NotJudged
 from fromnoise.evaluate import (
     Asked,

@@ -26,6 +26,7 @@ from fromnoise.cond import Column, Cond
 from fromnoise.config import Config, RunConfig, UNetConfig
 from fromnoise.data import columns, diagnose, maps
 from fromnoise.data.cache import open_dataset
+from fromnoise.data.encoded import encode
 from fromnoise.data.pairs import beside
 from fromnoise.data.remarks import remarks
 from fromnoise.data.scan import scan
@@ -200,7 +201,7 @@ def test_bad_values_get_a_sentence_and_the_rest_trains(tmp_path):
 
 def test_a_number_that_never_changes_in_training_is_said():
     values = Texts.of(["1"] * 5 + ["2"])
-    encoded = columns.encode(columns.profile("n", values, "number"), values, np.arange(6) < 5)
+    encoded = encode(columns.profile("n", values, "number"), values, np.arange(6) < 5)
     assert "teaches nothing" in encoded.notes[0] and np.isfinite(encoded.values[np.arange(6)]).all()
 
 
@@ -213,7 +214,7 @@ def test_words_for_what_is_missing_are_empty_cells_among_numbers(words_):
         one, other = (columns.profile("size", values, role) for values in (plain, spelt))
         assert (other.role, other.filled, other.low, other.high) == ("number", one.filled, one.low, one.high)
         assert sum(other.missing.values()) == sum(map(bool, words_))
-        first, second = (columns.encode(p, v, every) for p, v in ((one, plain), (other, spelt)))
+        first, second = (encode(p, v, every) for p, v in ((one, plain), (other, spelt)))
         assert first.column == second.column
         np.testing.assert_array_equal(first.present, second.present)
         assert any("as empty" in note for note in second.notes) == any(words_)

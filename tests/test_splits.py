@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromnoise.data import columns
+from fromnoise.data.encoded import encode
 from fromnoise.data.splits import HELD_OUT_MOST, OPEN, TEST, TRAIN, VAL, assign, folder_roles, hash_split, hold_groups
 from fromnoise.data.texts import Texts
 from fromnoise.errors import FromNoiseError
@@ -47,7 +48,7 @@ def test_the_rule_of_columns():
 def test_numbers_are_standardised_by_the_training_rows_and_gaps_are_absent():
     values = Texts.of([*map(str, range(40)), ""])
     train = np.arange(41) < 20
-    encoded = columns.encode(columns.profile("age", values), values, train)
+    encoded = encode(columns.profile("age", values), values, train)
     assert encoded.column.mean == 9.5 and (encoded.column.low, encoded.column.high) == (0, 19)
     assert encoded.values[train].mean() == pytest.approx(0, abs=1e-6) and encoded.values[train].std() == pytest.approx(
         1

@@ -16,7 +16,8 @@ from fromnoise.codec import Codec, Size, VideoCodec
 from fromnoise.cond import Column, Cond
 from fromnoise.data import clipmaps, embeddings, maps
 from fromnoise.data import columns as columns_
-from fromnoise.data.columns import Encoded, Profile
+from fromnoise.data.columns import Profile
+from fromnoise.data.encoded import Encoded, encode
 from fromnoise.data.gathered import with_folders
 from fromnoise.data.listing import Items, Listing, counted, links_note
 from fromnoise.data.pieces import in_pieces
@@ -215,7 +216,7 @@ def _encoded(profile: Profile, found: Decoded, cache_dir: Path | None, progress:
     if profile.encoder:
         return embeddings.encode(profile, listing.items.columns[profile.name], train, cache_dir)
     if profile.role != "map":
-        return columns_.encode(profile, listing.items.columns[profile.name], train)
+        return encode(profile, listing.items.columns[profile.name], train)
     if (clips := _clips(found)) is not None:
         return clipmaps.encode(profile, clips, train, cache_dir, progress)
     return maps.encode(profile, listing, found.codec.shape[1:], train, cache_dir)

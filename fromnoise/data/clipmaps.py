@@ -25,7 +25,8 @@ from fromnoise.codec.image import ImageCodec, convert
 from fromnoise.codec.video import VideoCodec
 from fromnoise.codec.videofile import VideoHeader
 from fromnoise.cond import Column
-from fromnoise.data.columns import Encoded, Profile
+from fromnoise.data.columns import Profile
+from fromnoise.data.encoded import Encoded
 from fromnoise.data.listing import Listing
 from fromnoise.data.maps import LABELS, LOOKED_AT, check_colours, flat, told
 from fromnoise.data.media import VIDEO, read_as

@@ -16,7 +16,8 @@ import numpy as np
 
 from fromnoise.codec import Codec
 from fromnoise.data.cache import Decoded, decoded, unread_maps
-from fromnoise.data.columns import Profile, choose, lonely
+from fromnoise.data.columns import Profile, choose
+from fromnoise.data.encoded import lonely
 from fromnoise.data.listing import Listing, links_note
 from fromnoise.data.scan import Progress
 from fromnoise.data.splits import assign

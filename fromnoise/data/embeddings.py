@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fromnoise.cond import Column
-from fromnoise.data.columns import Encoded, Profile, missing
+from fromnoise.data.columns import Profile
+from fromnoise.data.encoded import Encoded, missing
 from fromnoise.data.store import default_cache, keep
 from fromnoise.data.textencoder import TextEncoder, text_encoder
 from fromnoise.data.texts import Texts

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from fromnoise.cond import Column
 from fromnoise.data.cache import Dataset
-from fromnoise.data.columns import UNCONDITIONAL, Encoded
+from fromnoise.data.columns import UNCONDITIONAL
+from fromnoise.data.encoded import Encoded
 from fromnoise.data.listing import Listing
 from fromnoise.data.store import default_cache, keep
 

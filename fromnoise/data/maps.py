@@ -25,7 +25,8 @@ from fromnoise.codec.volume import VolumeCodec
 from fromnoise.cond import Column
 from fromnoise.data import nifti
 from fromnoise.data.blocks import Grid, brought
-from fromnoise.data.columns import Encoded, Profile
+from fromnoise.data.columns import Profile
+from fromnoise.data.encoded import Encoded
 from fromnoise.data.image import decode, probe
 from fromnoise.data.listing import Listing
 from fromnoise.data.store import default_cache, keep
