@@ -281,6 +281,7 @@ def data_facts(data: Source, dataset: Dataset, layout: Mapping[str, Any]) -> dic
         **layout,
         "source": None if in_memory else data if bundled else str(Path(data).resolve()),
         "fingerprint": dataset.fingerprint,
+        "encoders": encoders(dataset),
         "examples": {name: len(dataset.indices(name)) for name in SPLITS},
         "shape": list(dataset.codec.shape),
         "skipped": [[s.name, s.reason] for s in dataset.listing.skipped],
@@ -301,11 +302,21 @@ def environment_facts(runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def encoders(dataset: Dataset) -> dict[str, str]:
+    """The hashes of the pretrained encoders that read columns."""
+    return {column.name: column.digest for column in dataset.columns if column.digest}
+
+
 def check_same_data(facts: Mapping[str, Any], dataset: Dataset) -> None:
     if facts["fingerprint"] != dataset.fingerprint:
         raise FromNoiseError(
             f"The data at {dataset.source} is not what this run began with: restore it, or start a new run."
         )
+    for name, digest in encoders(dataset).items():
+        if facts.get("encoders", {}).get(name, digest) != digest:
+            raise FromNoiseError(
+                f"The encoder of {name} is another than when this run began: put the former back, or start a new run."
+            )
 
 
 def make_ready(precision: str | None) -> Runtime:

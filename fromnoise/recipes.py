@@ -44,7 +44,7 @@ FIELD_CELLS = 600  # at most, that a field is cut into
 # Watching a run takes at most these shares of its work: held-out losses, and previews.
 MEASURING, SHOWING = 0.05, 0.03
 MANY = 10_000  # examples of which a run learns a weaker self that is worth avoiding
-FEW = 1_000  # examples whose conditions are followed only when pushed towards
+FEW = 2_000  # examples whose conditions are followed only when pushed towards
 PASSES = 3  # forward passes that cost as much as training on one example
 MOMENTS = (16, 8, 4)
 FEWEST_HELD, MOST_HELD = 8, 64

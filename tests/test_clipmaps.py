@@ -135,6 +135,15 @@ def test_a_map_that_does_not_fit_is_named_with_what_to_do_and_the_rest_trains(tm
     assert "mask: 1_mask.webp is not read" in diagnose(scan(tmp_path / "set"), tmp_path / "cache")
 
 
+@pytest.mark.parametrize("where", ["{}_mask.png", "masks/{}.png"])
+def test_as_many_still_masks_as_clips_do_not_make_a_set_of_pictures(where, tmp_path):
+    files = {f"{i}.webp": webp(clip(6, seed=i)) for i in range(6)}
+    files |= {where.format(i): png(lit(clip(6, seed=i))[0]) for i in range(6)}
+    data = opened(tmp_path, files)
+    assert sorted(data.names(np.arange(len(data)))) == [f"{i}.webp" for i in range(6)] and not data.columns
+    assert {file.name for file in data.listing.skipped} == {where.format(i) for i in range(6)}
+
+
 def test_a_column_without_one_map_that_fits_is_refused(tmp_path):
     files = {f"{i}.webp": webp(clip(6, seed=i)) for i in range(4)}
     files |= {f"{i}_mask.webp": webp(clip(5, seed=i)) for i in range(4)}

@@ -147,7 +147,7 @@ def test_number_types_that_are_mixed_are_said_and_floats_are_no_integers(tmp_pat
     listing = scan(fill(tmp_path / "mixed", files))
     (note,) = (note for note in listing.notes if "not scaled to each other" in note)
     assert note.startswith("scans of 4 uint16, 2 uint8: all become uint16") and listing.common.dtype == "uint16"
-    assert why(tmp_path / "mixed") == ["a TIFF of floats, unlike most of the set: train on such by themselves"] * 2
+    assert why(tmp_path / "mixed") == ["is a TIFF of floats, unlike most of the set: train on such by themselves"] * 2
     alike = scan(fill(tmp_path / "alike", {f"{k}.tif": made[k] for k in (1, 2, 4)}))
     assert not any("not scaled" in note for note in alike.notes)
 
@@ -161,7 +161,7 @@ def test_half_of_the_tiffs_must_be_stacks_and_axes_say_otherwise(tmp_path):
     half = fill(tmp_path / "half", one | {f"{k}.tif": stack(ball((24, 10, 12), seed=k)) for k in range(3)})
     assert scan(few).medium.name == "image" and len(scan(few)) == 5
     assert scan(half).medium.name == "volume"
-    assert why(half) == ["a TIFF of a single slice, unlike most of the set: train on such by themselves"] * 3
+    assert why(half) == ["is a TIFF of a single slice, unlike most of the set: train on such by themselves"] * 3
     assert scan(few, axes="zyx").medium.name == "volume" and scan(half, axes="hw").medium.name == "image"
     said = diagnose(scan(half))
     assert "samples are TIFF" in said and "--axes hw for pictures" in said and "0.325 x 0.108 x 2 µm" in said

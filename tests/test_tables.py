@@ -136,3 +136,12 @@ def test_captions_beside_images_and_notes_without(tmp_path):
     assert list(reasons(data.listing)) == ["about.txt"]
     assert [c.kind for c in data.columns] == ["tokens"], "what it is called says that it is a condition"
     assert opened(tmp_path / "set", tmp_path, columns=[]).columns == ()
+
+
+def test_maps_that_a_table_names_and_that_are_not_there_are_said(tmp_path):
+    files = {f"{i}.png": png(noise(8, 8, 3)) for i in range(24)} | {f"d{i}.png": png(noise(8, 8, 1)) for i in range(24)}
+    del files["d3.png"]
+    rows = [f"{i}.png,d{i}.png" for i in range(24)]
+    listing = scan(fill(tmp_path / "set", files | {"metadata.csv": "\n".join(["file_name,depth", *rows]).encode()}))
+    said = "metadata.csv: depth names a file that is not there, such as d3.png: what it belongs to has no map."
+    assert said in listing.notes and len(listing) == 24

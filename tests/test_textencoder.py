@@ -124,20 +124,23 @@ def test_a_run_from_captions_to_prompts_and_judgement(tmp_path, monkeypatch):
     quick = [*tiny, "run.held_evaluations=2", "run.grid_priors=0"]
     run = fn.train(data, out=tmp_path / "run", steps=12, settings=quick, columns=[f"caption:{encoder}"])
     assert [row.column for row in run.evaluate(n=24).obedience] == ["caption"]
-    shutil.rmtree(data)
+    data.rename(tmp_path / "away")
     alone = fn.load(run.folder.model)
     dark, bright, new = (alone.sample(2, steps=2, prompt=text) for text in (*CAPTIONS, "blue cat"))
     np.testing.assert_array_equal(dark, alone.sample(2, steps=2, where={"caption": CAPTIONS[0]}))
     assert not np.array_equal(dark, bright) and not np.array_equal(dark, new)
     assert alone.sample(2, steps=2, prompt="").shape == alone.sample(2, steps=2).shape == dark.shape
 
+    (tmp_path / "away").rename(data)
     saved(bert(seed=1), tmp_path / "encoder")
     text_encoder.cache_clear()
-    with pytest.raises(FromNoiseError, match="other weights than when the model was trained"):
+    with pytest.raises(FromNoiseError, match="encoder of caption is another than when this run began"):
+        fn.train(data, out=tmp_path / "run", steps=14, resume=True)
+    with pytest.raises(FromNoiseError, match="is another than when the model was trained"):
         alone.sample(1, steps=1, prompt=CAPTIONS[0])
     shutil.rmtree(encoder)
     text_encoder.cache_clear()
-    with pytest.raises(FromNoiseError, match="There is no encoder at"):
+    with pytest.raises(FromNoiseError, match="which is not there: put it back, or ask for no caption"):
         alone.sample(1, steps=1, prompt=CAPTIONS[0])
     assert alone.sample(2, steps=2).shape == dark.shape  # conditions nobody asked for need no encoder
 
@@ -146,8 +149,16 @@ def test_an_encoder_that_is_none_is_said(tmp_path):
     data = squares(tmp_path / "set", 24)
     with pytest.raises(FromNoiseError, match=r"no encoder at .*nowhere/at/all: name its folder"):
         open_dataset(data, columns=[f"caption:{tmp_path}/nowhere/at/all"])
+    bare = Path(saved(bert(), tmp_path / "bare"))
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(FromNoiseError, match="bare "):
+        open_dataset(data, columns=[f"caption:{bare}"])
+    cut = Path(saved(bert(), tmp_path / "cut")) / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    with pytest.raises(FromNoiseError, match=r"The encoder .*cut cannot be read \(.*\): check its folder"):
+        open_dataset(data, columns=[f"caption:{cut.parent}"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FromNoiseError, match=r"The encoder .*empty cannot be read \(.*\): check its folder"):
+    with pytest.raises(FromNoiseError, match="empty holds no encoder, as config"):
         open_dataset(data, columns=[f"caption:{tmp_path / 'empty'}"])
     with pytest.raises(FromNoiseError, match="no role"):
         open_dataset(data, columns=["caption:fish"])

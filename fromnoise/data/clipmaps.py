@@ -154,7 +154,7 @@ def encode(
         name, why = next(iter(lying.broken.items()), ("", "there is none"))
         raise FromNoiseError(
             f"No map of {profile.name} can be used ({name}{' ' * bool(name)}{why}): mend them, or leave the column out "
-            "by --columns."
+            "by --columns none."
         )
     # What is absent is never looked at, and stands as one frame.
     starts = np.where(present, lying.rows.starts[number[clip]] + rows.starts - stored.starts[clip], 0)

@@ -243,8 +243,8 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
         if name not in named:
             base, _, role = name.rpartition(":")
             if base in named:
-                known = f"write {base}, or {base}: and one of {', '.join(ROLES)}"
-                raise FromNoiseError(f"Column {base!r} cannot be {role!r}, which is no role: {known}.")
+                known = f"write {base}, or {base}: and one of {', '.join(ROLES)}, or minilm or the folder of an encoder"
+                raise FromNoiseError(f"Column {base!r} cannot be {role!r}, which is no role and no folder: {known}.")
             if name == "none" and len(wanted) > 1:
                 raise FromNoiseError("The word none stands alone and means no column: leave it out, or the others.")
             exist = f"the columns are {', '.join(named)}" if named else "the data has none"

@@ -120,6 +120,10 @@ def _unread_maps(found: Decoded, cache_dir: Path | None) -> Iterator[str]:
     for profile in found.whole.profiles:
         if profile.role == "map":
             broken = unread_maps(profile, found, cache_dir)
+            if len(broken) == len(found.whole.items.columns[profile.name].counts()):
+                name, why = next(iter(broken.items()))
+                yield f"No map of {profile.name} can be used ({name} {why}): train refuses the column."
+                continue
             for name, why in islice(broken.items(), _SHOWN):
                 yield f"{profile.name}: {name} is not read, and its examples train without it: {why}"
             if len(broken) > _SHOWN:

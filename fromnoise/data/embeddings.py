@@ -12,8 +12,9 @@ from fromnoise.cond import Column
 from fromnoise.data.columns import Profile
 from fromnoise.data.encoded import Encoded, missing
 from fromnoise.data.store import default_cache, keep
-from fromnoise.data.textencoder import TextEncoder, text_encoder
+from fromnoise.data.textencoder import TextEncoder, at_home, text_encoder
 from fromnoise.data.texts import Texts
+from fromnoise.errors import FromNoiseError
 
 
 def encode(profile: Profile, values: Texts, train: np.ndarray, cache: Path | None = None) -> Encoded:
@@ -25,6 +26,8 @@ def encode(profile: Profile, values: Texts, train: np.ndarray, cache: Path | Non
     table = _read(encoder, values, cache or default_cache())
     there = np.array([bool(word.strip()) for word in values.words])
     present = there[values.codes]
+    if not present.any():
+        raise FromNoiseError(f"No example has a caption in column {profile.name!r}: leave the column out.")
     used = np.unique(values.codes[present & train] if (present & train).any() else values.codes[present])
     column = Column(
         name=profile.name,
@@ -32,7 +35,7 @@ def encode(profile: Profile, values: Texts, train: np.ndarray, cache: Path | Non
         size=encoder.size,
         mean=float(table[used].mean()),
         std=float(table[used].std()) or 1.0,
-        encoder=profile.encoder,
+        encoder=at_home(profile.encoder),
         digest=encoder.digest,
     )
     standard = ((table - column.mean) / column.std).astype(np.float16)

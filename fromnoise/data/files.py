@@ -26,6 +26,7 @@ from fromnoise.data.documents import decode
 from fromnoise.data.fields import Axes
 from fromnoise.data.frames import Clips
 from fromnoise.data.media import IMAGE, MEDIA, TEXT, formats
+from fromnoise.data.pairs import is_map
 from fromnoise.data.splits import NAMES
 from fromnoise.data.stack import is_array
 from fromnoise.data.table import Table
@@ -108,7 +109,7 @@ def sort(tree: Tree, axes: Axes | None = None, fps: float | None = None) -> Kind
         chosen = [place for place in texts if not _is_note(tree.entries.names[place])] or texts
         found[TEXT.name] = array("q", chosen)
         texts = array("q", sorted(set(texts) - set(chosen)))
-    medium = _majority(found, len(arrays))
+    medium = _majority(tree, found, len(arrays))
     for other, places in found.items():
         skipped += _others(tree, other, places, medium) if other != medium.name else []
     if medium is not IMAGE:
@@ -213,9 +214,14 @@ def _give(medium: Medium[Any, Any], places: array, found: dict[str, array]) -> N
     found[medium.name] = array("q", sorted({*found[medium.name], *its}))
 
 
-def _majority(found: dict[str, array], arrays: int) -> Medium[Any, Any]:
-    """The medium of most files; arrays are of images, and so is what is equally many."""
+def _majority(tree: Tree, found: dict[str, array], arrays: int) -> Medium[Any, Any]:
+    """The medium of most files, without those that are called maps of others where media differ; arrays are of images,
+    and so is what is equally many."""
     counts = {name: len(places) for name, places in found.items()}
+    if sum(map(bool, counts.values())) > 1:
+        names = tree.entries.names
+        own = {name: sum(not is_map(names[place]) for place in places) for name, places in found.items()}
+        counts = own if any(own.values()) else counts
     counts[IMAGE.name] += arrays
     return MEDIA[max(counts, key=counts.__getitem__)]
 

@@ -232,7 +232,7 @@ def _column(name: str, raws: Iterable[np.ndarray]) -> Column:
         if len(colours) <= LABELS and labels:
             colours.update(np.unique(flat(raw)).tolist())
     if low > high:
-        raise FromNoiseError(f"No map of {name} can be read: mend them, or leave the column out by --columns.")
+        raise FromNoiseError(f"No map of {name} can be read: mend them, or leave the column out by --columns none.")
     if labels and 2 <= len(colours) <= LABELS:
         labels = tuple(map(str, sorted(colours)))
         return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)

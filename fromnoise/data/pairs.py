@@ -53,6 +53,11 @@ def beside(names: Iterable[str], words: Mapping[str, str] = WORDS) -> dict[str, 
     return found
 
 
+def is_map(name: str) -> bool:
+    """Whether a file is called a map of another."""
+    return _map_of(name, WORDS) is not None
+
+
 def _map_of(name: str, words: Mapping[str, str]) -> tuple[str, str] | None:
     """(the column, the key of the example) of a file that may be a map by its name."""
     folder, base = posixpath.split(name)

