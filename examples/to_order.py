@@ -91,10 +91,9 @@ EXAMPLES = {
     ),
     "brain": Example(data="brain", wishes=where(position=(0.1, 0.25, 0.4, 0.55, 0.7))),
     "patches": Example(
-        data="brain",
-        settings={"size": (32, 32, 32)},
-        # Few steps, as each voxel is looked at eight times in every one of them.
-        wishes={"a whole head": {"whole": True, "steps": 4}},
+        data="head",
+        settings={"size": (24, 24, 24)},
+        wishes={"a whole head": {"whole": True}},
         each=1,
     ),
     "street": Example(
