@@ -277,7 +277,7 @@ def test_texts_that_only_hold_numbers_are_not_remarked_on():
 
 def test_a_role_that_is_none_and_none_beside_others_are_said():
     profiles = [columns.profile("size", Texts.of(map(str, range(9))))]
-    with pytest.raises(FromNoiseError, match=r"'colour', which is no role and no folder: write size, or size: and one of class, num"):
+    with pytest.raises(FromNoiseError, match=r"'colour', which is no role and no folder: write size, or size:"):
         columns.choose(profiles, columns.plain(["size:colour"], profiles))
     with pytest.raises(FromNoiseError, match="none stands alone"):
         columns.choose(profiles, ["none", "size"])
