@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Timed:
-    """A data set that counts the seconds spent in it, a figure a step."""
+    """A data set that counts the seconds spent in it, a figure a step, which asks for the conditions first."""
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
@@ -51,12 +51,12 @@ class Timed:
 
     def x0(self, indices: np.ndarray, rng: Rng | None = None) -> Tensor:
         x0, seconds = clocked(lambda: self.data.x0(indices, rng))
-        self.seconds.append(seconds)
+        self.seconds[-1] += seconds
         return x0
 
     def cond(self, indices: np.ndarray, rng: Rng | None = None) -> Cond:
         cond, seconds = clocked(lambda: self.data.cond(indices, rng))
-        self.seconds[-1] += seconds
+        self.seconds.append(seconds)
         return cond
 
 
