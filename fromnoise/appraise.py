@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fromnoise.checkpoint import replace_text, writing
 from fromnoise.codec import Codec, Moving, Physical, Playable
-from fromnoise.cond import Cond
+from fromnoise.cond import CAPTIONED, Cond
 from fromnoise.data import Dataset, groups
 from fromnoise.data.encoded import Encoded, Rows, encode
 from fromnoise.errors import NotJudged
@@ -157,7 +157,7 @@ def described(dataset: Dataset) -> Dataset:
     own = [one for one in dataset.encoded if one.column.name != groups.NAME]
     if isinstance(dataset.codec, Moving):
         own = [perceived(one, dataset.codec) if one.column.kind == "map" else one for one in own]
-    if any(one.column.kind in ("tokens", "embedding") for one in own):
+    if any(one.column.kind in CAPTIONED for one in own):
         taken, listing = {one.column.name for one in own}, dataset.listing
         implied = [p for p in listing.profiles if p.role == "class" and len(p.labels) <= MOST_LABELS]
         train = np.isin(np.arange(len(dataset)), dataset.indices("train"))

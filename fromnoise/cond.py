@@ -14,6 +14,7 @@ from fromnoise.rng import Rng
 from fromnoise.types import Shape
 
 Kind = Literal["class", "number", "vector", "tokens", "embedding", "map"]
+CAPTIONED: tuple[Kind, ...] = ("tokens", "embedding")  # kinds of columns that say in words what an example is
 _SUBSETS = 0.25  # of the examples with several columns
 
 

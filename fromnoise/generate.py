@@ -20,7 +20,7 @@ from torch import Tensor
 from fromnoise.beyond import beyond_window
 from fromnoise.build import build_grid, build_guidance, build_stepper
 from fromnoise.codec import Codec, Moving, TextCodec
-from fromnoise.cond import Cond
+from fromnoise.cond import CAPTIONED, Cond
 from fromnoise.config import SampleConfig
 from fromnoise.data.groups import NAME as GROUP
 from fromnoise.data.media import MEDIA
@@ -286,7 +286,7 @@ def prompted(
     asked = dict(where or {})
     if prompt is None or isinstance(release.codec, TextCodec):
         return asked, prompt
-    captions = [column.name for column in release.columns if column.kind in ("tokens", "embedding")]
+    captions = [column.name for column in release.columns if column.kind in CAPTIONED]
     if not captions:
         raise FromNoiseError(
             "A prompt is for models of text and for those trained with captions, and this is neither: leave --prompt "

@@ -28,7 +28,7 @@ from fromnoise.cond import Column
 from fromnoise.data.columns import Profile
 from fromnoise.data.encoded import Encoded
 from fromnoise.data.listing import Listing
-from fromnoise.data.maps import LABELS, LOOKED_AT, check_colours, flat, told
+from fromnoise.data.maps import LABELS, LOOKED_AT, check_colours, flat, of_labels, told
 from fromnoise.data.media import VIDEO, read_as
 from fromnoise.data.stack import Stack
 from fromnoise.data.store import Ragged, cached
@@ -248,8 +248,7 @@ def _column(name: str, clips: Listing, places: Sequence[int]) -> Column:
         if exact and len(colours) <= LABELS:
             colours.update(np.unique(flat(frames)).tolist())
     if 2 <= len(colours) <= LABELS:
-        labels = tuple(map(str, sorted(colours)))
-        return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)
+        return of_labels(name, colours)
     return Column(name=name, kind="map", size=1 if grey else 3, low=0.0, high=255.0)
 
 

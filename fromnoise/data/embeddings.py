@@ -10,7 +10,7 @@ import numpy as np
 
 from fromnoise.cond import Column
 from fromnoise.data.columns import Profile
-from fromnoise.data.encoded import Encoded, missing
+from fromnoise.data.encoded import Coded, Encoded, fitted_to, missing
 from fromnoise.data.store import default_cache, keep
 from fromnoise.data.textencoder import TextEncoder, at_home, text_encoder
 from fromnoise.data.texts import Texts
@@ -28,7 +28,7 @@ def encode(profile: Profile, values: Texts, train: np.ndarray, cache: Path | Non
     present = there[values.codes]
     if not present.any():
         raise FromNoiseError(f"No example has a caption in column {profile.name!r}: leave the column out.")
-    used = np.unique(values.codes[present & train] if (present & train).any() else values.codes[present])
+    used = np.unique(values.codes[fitted_to(present, train)])
     column = Column(
         name=profile.name,
         kind="embedding",
@@ -41,20 +41,7 @@ def encode(profile: Profile, values: Texts, train: np.ndarray, cache: Path | Non
     standard = ((table - column.mean) / column.std).astype(np.float16)
     about = f"{column.name}: read by the encoder {column.encoder}, {column.size} numbers each; it is not trained along."
     notes = (about, *_longer(column, encoder, values), *missing(column, present, "caption"))
-    return Encoded(column=column, values=_Looked(standard, values.codes), present=present, notes=notes)
-
-
-class _Looked:
-    """Vectors by the codes of examples: of a million examples with few captions only these are held."""
-
-    def __init__(self, table: np.ndarray, codes: np.ndarray) -> None:
-        self.table, self.codes = table, codes
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.table[self.codes[rows]]
+    return Encoded(column=column, values=Coded(standard, values.codes), present=present, notes=notes)
 
 
 def _read(encoder: TextEncoder, values: Texts, cache: Path) -> np.ndarray:

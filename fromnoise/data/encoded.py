@@ -38,6 +38,25 @@ class Encoded:
     notes: tuple[str, ...] = ()
 
 
+class Coded:
+    """A table's rows by the codes of examples, read when asked for: however many examples, few values are held once."""
+
+    def __init__(self, table: np.ndarray, codes: np.ndarray) -> None:
+        self.table, self.codes = table, codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.table[self.codes[rows]]
+
+
+def fitted_to(present: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """(n,) bool, the examples that a column is fitted to: of those that have a value the ones that are trained on, or
+    all where these have none."""
+    return present & train if (present & train).any() else present
+
+
 def encode(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     """The column as a condition; `train` (n,) bool says which examples its mean, spread and words are taken from."""
     match profile.role:
@@ -79,7 +98,7 @@ def _number_column(profile: Profile, values: Texts, train: np.ndarray) -> Encode
     numbers = (as_number(word) if word in used else None for word in values.words)
     parsed = np.array([math.nan if number is None else number for number in numbers])[values.codes]
     present = np.isfinite(parsed)
-    seen = parsed[present & train] if (present & train).any() else parsed[present]
+    seen = parsed[fitted_to(present, train)]
     column = Column(
         name=profile.name,
         kind="number",
@@ -100,7 +119,7 @@ def _vectors(profile: Profile, values: Texts, train: np.ndarray) -> Encoded:
     found = [as_vector(word) for word in values.words]
     table = np.array([vector or [0.0] * profile.size for vector in found])
     present = np.array([vector is not None for vector in found])[values.codes]
-    seen = table[values.codes[present & train] if (present & train).any() else values.codes[present]]
+    seen = table[values.codes[fitted_to(present, train)]]
     column = Column(
         name=profile.name,
         kind="vector",

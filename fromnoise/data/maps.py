@@ -26,7 +26,7 @@ from fromnoise.cond import Column
 from fromnoise.data import nifti
 from fromnoise.data.blocks import Grid, brought
 from fromnoise.data.columns import Profile
-from fromnoise.data.encoded import Encoded
+from fromnoise.data.encoded import Coded, Encoded, fitted_to
 from fromnoise.data.image import decode, probe
 from fromnoise.data.listing import Listing
 from fromnoise.data.store import default_cache, keep
@@ -107,7 +107,7 @@ def _of_rows(
         raise FromNoiseError(f"The maps cannot be written to {file.parent}: name another folder in XDG_CACHE_HOME.")
     table = np.load(file, mmap_mode="r")
     present = np.array([np.isfinite(row).any() for row in table])
-    seen = np.flatnonzero(present & train) if (present & train).any() else np.flatnonzero(present)
+    seen = np.flatnonzero(fitted_to(present, train))
     column = _column(profile.name, (_bytes(np.nan_to_num(table[i]))[..., None] for i in seen))
     return Encoded(column=column, values=_Overlays(table, column), present=present, notes=told(column, present))
 
@@ -148,17 +148,11 @@ def _bytes(values: np.ndarray) -> np.ndarray:
     return small if (small == values).all() else values
 
 
-class _Rows:
-    """A table's rows by the codes of examples, read when asked for."""
-
-    def __init__(self, table: np.ndarray, codes: np.ndarray) -> None:
-        self.table, self.codes = table, codes
-
-    def __len__(self) -> int:
-        return len(self.codes)
+class _Rows(Coded):
+    """Rows as float32, 0 where there is no map."""
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(self.table[self.codes[rows]].astype(np.float32))
+        return np.nan_to_num(super().__getitem__(rows).astype(np.float32))
 
 
 def as_map(column: Column, data: bytes, space: Shape) -> Float[np.ndarray, "c h w"]:
@@ -234,9 +228,14 @@ def _column(name: str, raws: Iterable[np.ndarray]) -> Column:
     if low > high:
         raise FromNoiseError(f"No map of {name} can be read: mend them, or leave the column out by --columns none.")
     if labels and 2 <= len(colours) <= LABELS:
-        labels = tuple(map(str, sorted(colours)))
-        return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)
+        return of_labels(name, colours)
     return Column(name=name, kind="map", size=size, low=low, high=high if high > low else low + 1)
+
+
+def of_labels(name: str, colours: Iterable[int]) -> Column:
+    """A column of maps of labels, each a channel of its own."""
+    labels = tuple(map(str, sorted(colours)))
+    return Column(name=name, kind="map", size=len(labels), labels=labels, low=-1.0, high=1.0)
 
 
 def _readable(tree: Tree, entries: Iterable[Entry]) -> Iterator[np.ndarray]:

@@ -26,13 +26,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from fromnoise.cond import Column, Cond
+from fromnoise.cond import CAPTIONED, Column, Cond
 from fromnoise.evaluate.features import CONVOLUTIONS, DIM, Examples, Pyramid
 from fromnoise.rng import derive_seed
 
 CAPTIONS = 32  # from which the one that was asked for is to be found
 STEPS, BATCH, PEAK_LR = 500, 64, 3e-3
-CAPTIONED = ("tokens", "embedding")  # kinds of columns
 NOISE = 0.05  # on what the judge learns from, so that a sample's last grain of noise does not mislead it
 SHARPNESS = 10.0
 
