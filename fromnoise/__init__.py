@@ -14,8 +14,11 @@ from fromnoise.errors import FromNoiseError, TrainingStopped
 from fromnoise.version import __version__
 
 # Threads that wait for each other by spinning make torch several times slower as soon as anything else runs on the
-# machine.  Sleeping costs an idle machine nothing measurable.  Has no effect once torch is loaded, or if already set.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# machine, and threads that sleep at once make it a third slower on an idle one.  So they spin for some microseconds,
+# about as long as lies between two operations, and sleep then.  Has no effect once torch is loaded, or if already set.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from fromnoise.api import Run, load, train

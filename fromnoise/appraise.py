@@ -288,16 +288,14 @@ def write_card(
     metrics = folder.read_metrics()
     steps = [row for row in metrics if row["kind"] == "step"]
     weights = sum(p.numel() for p in release.denoiser.parameters())
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
     lines = [
         ("Data", f"{data['source']}: {data['examples']['train']:,} training examples"),
         ("Shape", f"{' × '.join(map(str, data['shape']))} ({', '.join(release.codec.axes)})"),
         ("Conditions", ", ".join(c.name for c in release.columns) or "none"),
         ("Network", f"{release.config.net.kind}, {weights / 1e6:.1f} million weights"),
         ("Training", f"{steps[-1]['step']:,} steps in {steps[-1]['seconds'] / 60:.1f} minutes" if steps else "none"),
-        (
-            "Machine",
-            f"{machine['device']}, {machine['threads']} threads, {machine['precision']}, torch {machine['torch']}",
-        ),
+        ("Machine", f"{machine['device']}, {threads}, {machine['precision']}, torch {machine['torch']}"),
         ("Model", release.digest),
     ]
     return write_report(
