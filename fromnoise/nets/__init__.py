@@ -10,21 +10,21 @@ from torch.nn.modules.conv import _ConvNd
 
 from fromnoise.nets.condition import Conditioner, Encoded
 from fromnoise.nets.embeddings import Place
-from fromnoise.nets.patches import Entry, Head
+from fromnoise.nets.patches import Entry, Head, ModulatedNorm
 from fromnoise.nets.tokens import TokenTransformer
 from fromnoise.nets.transformer import Transformer
 from fromnoise.nets.unet import UNet
 
 __all__ = ["Conditioner", "Encoded", "TokenTransformer", "Transformer", "UNet", "hidden_matrices"]
 
-EDGES = (Conditioner, Entry, Head, Place, nn.Embedding)
+EDGES = (Conditioner, Entry, Head, ModulatedNorm, Place, nn.Embedding)
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """Weights that map features to features, which an optimiser may orthogonalise (Muon).
 
     Kernels count as matrices (out, in * taps).  Whatever touches data, conditions, times or places on its outer side
-    (embeddings, first cut, heads) does not count, nor do biases and gains.
+    (embeddings, first cut, modulations, heads) does not count, nor do biases and gains.
     """
     if isinstance(module, EDGES):
         return []
