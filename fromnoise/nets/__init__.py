@@ -17,16 +17,16 @@ from fromnoise.nets.unet import UNet
 
 __all__ = ["Conditioner", "Encoded", "TokenTransformer", "Transformer", "UNet", "hidden_matrices"]
 
-EDGES = (Conditioner, Entry, Head, ModulatedNorm, Place, nn.Embedding)
+EDGES = (Conditioner, Entry, Head, Place, nn.Embedding)
 
 
-def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(module: nn.Module, *, modulations: bool = False) -> list[nn.Parameter]:
     """Weights that map features to features, which an optimiser may orthogonalise (Muon).
 
     Kernels count as matrices (out, in * taps).  Whatever touches data, conditions, times or places on its outer side
-    (embeddings, first cut, modulations, heads) does not count, nor do biases and gains.
+    (embeddings, first cut, heads) does not count, nor do biases and gains, nor modulations unless they are asked for.
     """
-    if isinstance(module, EDGES):
+    if isinstance(module, EDGES) or (isinstance(module, ModulatedNorm) and not modulations):
         return []
     own = [module.get_parameter("weight")] if isinstance(module, nn.Linear | _ConvNd) else []
-    return own + [weight for child in module.children() for weight in hidden_matrices(child)]
+    return own + [weight for child in module.children() for weight in hidden_matrices(child, modulations=modulations)]

@@ -12,7 +12,7 @@ With the teacher's score of the data,
 
 with the right side held fixed (their eq. 8).  A flow map alone copies where the teacher goes and, having too little
 time, blurs it; what this adds is that the samples must look like the teacher's to the teacher.  The companion learns
-from the very x_t that (2) is measured on, so it costs one pass with gradient and nothing else.
+from half of the very x_t that (2) is measured on, so it costs one pass, half of it with gradient, and nothing else.
 
 The last of k jumps begins at time 1/k, and can change no more than what the noise there hides.  Beyond, both scores
 speak of what is settled already, and a jump could follow them only by a shift of all samples alike; so t stays below
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fromnoise.cond import Cond
@@ -41,7 +41,8 @@ JUMPS = (1, 2, 1, 4)  # of samples, by their place in the global batch
 LOW, HIGH = 0.03, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
 REACH = 1.2
 LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
-FLOW_EVERY = 4  # of so many examples one keeps jumps consistent, which needs little by then
+FLOW_EVERY = 8  # of so many examples one keeps jumps consistent, which needs little by then
+TURNS = 2  # of so many samples one teaches the companion, and another is compared with the data
 SMALL = 1e-3  # at least, the denominator of eq. (2)
 
 
@@ -53,7 +54,7 @@ class Matching:
 
     companion  a denoiser of its own parameters, trained along by the same optimiser: first the teacher's twin, at last
                the denoiser of what the student makes
-    flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with; a quarter of
+    flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with; an eighth of
                the batch measures it
     likeness   to data, of samples, their noise, conditions and jumps, all together (`likeness.py`), where there is any
     like_share its weight, for data of one value; a pull by (2) is the shorter the more values there are, and so is this
@@ -74,15 +75,20 @@ class Matching:
         high = HIGH * (REACH / jumps).clamp_max(1.0)
         t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
         eps = rng.normal(tuple(x.shape), like=x)
-        pull, follow = self.pull(x, eps, t, jumps, cond)
+        # Turns go by whole rounds of jumps, so that each kind of sample has its share of both.
+        turns = TURNS if rng.total >= TURNS * len(JUMPS) else 1
+        turn = torch.tensor([p // len(JUMPS) % turns for p in rng.positions], device=x0.device)
+        pull, follow = self.pull(x, eps, t, jumps, cond, turn == 0)
         heard = float(progress >= self.begin + LEAD)
         some = torch.tensor([p % FLOW_EVERY == 0 for p in rng.positions], device=x0.device)
-        flow = torch.zeros_like(pull)
+        value = heard * pull + turns * follow
         if bool(some.any()):
-            flow[some] = FLOW_EVERY * self.flow(denoise, x0[some], cond.rows(some), rng.every(FLOW_EVERY), 1.0).value
-        value = heard * pull + follow + self.flow_share * flow
-        if self.likeness is not None:
-            value = value + self.like_share * x[0].numel() ** -0.5 * self.likeness(x, eps, cond, jumps)
+            flow = self.flow(denoise, x0[some], cond.rows(some), rng.every(FLOW_EVERY), 1.0).value
+            value[some] += self.flow_share * FLOW_EVERY * flow
+        last = turn == turns - 1
+        if self.likeness is not None and bool(last.any()):
+            share = self.like_share * x[0].numel() ** -0.5
+            value[last] += share * turns * self.likeness(x[last], eps[last], cond.rows(last), jumps[last])
         return Loss(value, t.flatten())
 
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
@@ -103,16 +109,24 @@ class Matching:
         return x - t * jump_velocity(denoise, x, t, torch.zeros_like(t), cond)
 
     def pull(
-        self, x: Data, eps: Data, t: Time, jumps: Int[Tensor, " b"], cond: Cond
+        self, x: Data, eps: Data, t: Time, jumps: Int[Tensor, " b"], cond: Cond, told: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Half the mean squared distance of samples x to eq. (2), whose gradient is theirs alone; and the companion's
-        own loss, plain flow matching of them, whose gradient is its alone."""
+        own loss, plain flow matching of those it is `told`, whose gradient is its alone; 0 of the others."""
         made = x.detach()
         x_t = add_noise(made, eps, t)
         # Told how many jumps made x, it knows as many laws; the gap of its times says so.
-        theirs = jump_velocity(self.companion, x_t, t, t - t / as_time(jumps, x_t), cond)
+        s = t - t / as_time(jumps, x_t)
+        theirs, follow = torch.empty_like(x_t), x_t.new_zeros(len(x_t))
+        for rows, learns in ((told, True), (~told, False)):
+            if bool(rows.any()):
+                with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+                    answer = jump_velocity(self.companion, x_t[rows], t[rows], s[rows], cond.rows(rows))
+                theirs[rows] = answer.detach()
+                if learns:
+                    follow[rows] = mean_square(answer - (eps - made)[rows])
         with torch.no_grad():
             v = jump_velocity(self.flow.teacher, x_t, t, t, cond)
             size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)
             goal = made + t * (theirs - v) / as_time(size, made)  # eq. (2): x0_hat = x_t - t·v
-        return mean_square(x - goal) / 2, mean_square(theirs - (eps - made))
+        return mean_square(x - goal) / 2, follow
