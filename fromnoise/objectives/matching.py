@@ -42,7 +42,7 @@ LOW, HIGH = 0.03, 0.95  # t of x_t: at the ends the two scores agree, or differ 
 REACH = 1.2
 LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
 FLOW_EVERY = 8  # of so many examples one keeps jumps consistent, which needs little by then
-TURNS = 2  # of so many samples one teaches the companion, and another is compared with the data
+TOLD_EVERY = 2  # of so many samples one teaches the companion
 SMALL = 1e-3  # at least, the denominator of eq. (2)
 
 
@@ -75,20 +75,18 @@ class Matching:
         high = HIGH * (REACH / jumps).clamp_max(1.0)
         t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
         eps = rng.normal(tuple(x.shape), like=x)
-        # Turns go by whole rounds of jumps, so that each kind of sample has its share of both.
-        turns = TURNS if rng.total >= TURNS * len(JUMPS) else 1
-        turn = torch.tensor([p // len(JUMPS) % turns for p in rng.positions], device=x0.device)
-        pull, follow = self.pull(x, eps, t, jumps, cond, turn == 0)
+        # By whole rounds of jumps, so that the companion learns as much of each kind.
+        rounds = TOLD_EVERY if rng.total >= TOLD_EVERY * len(JUMPS) else 1
+        told = torch.tensor([p // len(JUMPS) % rounds == 0 for p in rng.positions], device=x0.device)
+        pull, follow = self.pull(x, eps, t, jumps, cond, told)
         heard = float(progress >= self.begin + LEAD)
+        value = heard * pull + rounds * follow
         some = torch.tensor([p % FLOW_EVERY == 0 for p in rng.positions], device=x0.device)
-        value = heard * pull + turns * follow
         if bool(some.any()):
             flow = self.flow(denoise, x0[some], cond.rows(some), rng.every(FLOW_EVERY), 1.0).value
             value[some] += self.flow_share * FLOW_EVERY * flow
-        last = turn == turns - 1
-        if self.likeness is not None and bool(last.any()):
-            share = self.like_share * x[0].numel() ** -0.5
-            value[last] += share * turns * self.likeness(x[last], eps[last], cond.rows(last), jumps[last])
+        if self.likeness is not None:
+            value = value + self.like_share * x[0].numel() ** -0.5 * self.likeness(x, eps, cond, jumps)
         return Loss(value, t.flatten())
 
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
