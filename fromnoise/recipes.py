@@ -37,7 +37,7 @@ from fromnoise.types import Shape
 # Width of the first level, narrowest to widest, and the images a run should at least see before the next one pays.
 WIDTHS = {64: 0, 96: 150_000, 128: 400_000, 192: 1_500_000, 256: 4_000_000}
 # What a training step reaches of the speed of a large matrix product, on the processors measured.
-EFFICIENCY = {"float32": 0.6, "bfloat16": 0.25}
+EFFICIENCY = {"float32": 0.6, "bfloat16": 0.36}
 
 CELLS = 1_100  # at most, that a spectrogram is cut into
 FIELD_CELLS = 600  # at most, that a field is cut into
