@@ -123,7 +123,6 @@ class FlowConfig:
 class OptimConfig:
     """`batch` is global, over all ranks; `micro` splits it where memory asks for it.
 
-    `muon_modulations` has Muon train also what times and conditions modulate features by, which AdamW does otherwise.
     Rates fall to 0 by a cosine from part `decay_from` of the run on; before, at `drop_at`, to `drop_to` of themselves.
     """
 
@@ -131,7 +130,6 @@ class OptimConfig:
     micro: Count | None = None
     muon_lr: Annotated[float, Field(ge=0)] = 6e-3
     adam_lr: Annotated[float, Field(ge=0)] = 3e-3
-    muon_modulations: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay_from: Fraction = 0.6

@@ -73,11 +73,7 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
     """The settings of a student of a run with `config`, as long as the run itself unless told otherwise."""
     run = config.run if budget is None and steps is None else replace(config.run, budget=budget, steps=steps)
     optim = replace(
-        config.optim,
-        muon_lr=round(config.optim.muon_lr * GENTLER, 6),
-        adam_lr=round(config.optim.adam_lr * GENTLER, 6),
-        # AdamW moves what is common to all times first: matching last jumps, it takes the jumps before them along.
-        muon_modulations=True,
+        config.optim, muon_lr=round(config.optim.muon_lr * GENTLER, 6), adam_lr=round(config.optim.adam_lr * GENTLER, 6)
     )
     student = replace(
         config,

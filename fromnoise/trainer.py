@@ -226,7 +226,7 @@ def optimizer_of(model: ModelDenoiser, optim: OptimConfig, dtype: torch.dtype, t
     """The optimiser of a model as the settings say, with `times` their learning rates."""
     return make_optimizer(
         model,
-        hidden_matrices(model.net, modulations=optim.muon_modulations),
+        hidden_matrices(model.net),
         muon_lr=times * optim.muon_lr,
         adam_lr=times * optim.adam_lr,
         weight_decay=optim.weight_decay,
