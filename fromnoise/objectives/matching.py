@@ -70,18 +70,18 @@ class Matching:
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
         if progress < self.begin:
             return self.flow(denoise, x0, cond, rng, progress / self.begin)
-        jumps = torch.tensor([JUMPS[p % len(JUMPS)] for p in rng.positions], device=x0.device)
+        place = torch.tensor(rng.positions, device=x0.device)
+        jumps = torch.tensor(JUMPS, device=x0.device)[place % len(JUMPS)]
         x = self.samples(denoise, x0, cond, jumps, rng)
         high = HIGH * (REACH / jumps).clamp_max(1.0)
         t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
         eps = rng.normal(tuple(x.shape), like=x)
         # By whole rounds of jumps, so that the companion learns as much of each kind.
         rounds = TOLD_EVERY if rng.total >= TOLD_EVERY * len(JUMPS) else 1
-        told = torch.tensor([p // len(JUMPS) % rounds == 0 for p in rng.positions], device=x0.device)
-        pull, follow = self.pull(x, eps, t, jumps, cond, told)
+        pull, follow = self.pull(x, eps, t, jumps, cond, place // len(JUMPS) % rounds == 0)
         heard = float(progress >= self.begin + LEAD)
         value = heard * pull + rounds * follow
-        some = torch.tensor([p % FLOW_EVERY == 0 for p in rng.positions], device=x0.device)
+        some = place % FLOW_EVERY == 0
         if bool(some.any()):
             flow = self.flow(denoise, x0[some], cond.rows(some), rng.every(FLOW_EVERY), 1.0).value
             value[some] += self.flow_share * FLOW_EVERY * flow
