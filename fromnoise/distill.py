@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import copy
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from fromnoise.build import build_distillation, build_guidance
-from fromnoise.cond import Cond
 from fromnoise.config import Config, SampleConfig, override, to_json
 from fromnoise.data import Dataset
-from fromnoise.denoise import ModelDenoiser, NetDenoiser
+from fromnoise.denoise import NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
-from fromnoise.objectives.likeness import ENOUGH, Likeness, block_features
-from fromnoise.objectives.matching import JUMPS
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
 from fromnoise.release import Release, load_release
-from fromnoise.rng import Rng
-from fromnoise.runtime import all_sum, autocast
+from fromnoise.runtime import autocast
 from fromnoise.session import Session
-from fromnoise.types import Data
 
 FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 1 / 3
-LIKE, LIKE_BATCH = 4096, 128  # training examples that samples have to be like, all together
 GENTLEST = 1 / 4  # of those while samples are matched: at the full rate the companion loses sight of them
 
 
@@ -144,27 +136,8 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
     if isinstance(companion, NetDenoiser):
         companion.flow_map = True  # it is told which samples it sees as a student is told where to jump
     teacher.denoiser.requires_grad_(False)
-    alike = matched and config.flow.match_likeness > 0 and len(prepared.dataset.indices("train")) >= ENOUGH
-    likeness = likeness_to(prepared, teacher.denoiser) if alike else None
     guided = build_guidance(teacher.config.sample, teacher.denoiser, teacher.weak)
-    objective = build_distillation(config, guided, companion, teacher.denoiser.start, likeness)
-    session = make_session(prepared, begun, objective, companion, likeness)
+    objective = build_distillation(config, guided, companion, teacher.denoiser.start)
+    session = make_session(prepared, begun, objective, companion)
     session.trainer.denoiser.load_state_dict(teacher.denoiser.state_dict())
     return session
-
-
-def likeness_to(prepared: Prepared, teacher: ModelDenoiser) -> Likeness:
-    """The likeness of samples to some of the training data, by what the teacher sees in them."""
-    assert isinstance(teacher, NetDenoiser)
-    dataset, device = prepared.dataset, prepared.runtime.device
-    rows = np.random.default_rng(0).permutation(dataset.indices("train"))[:LIKE]
-
-    def real() -> Iterator[tuple[Data, Data, Cond]]:
-        for start in range(0, len(rows), LIKE_BATCH):
-            part = rows[start : start + LIKE_BATCH]
-            rng = Rng.of(prepared.config.run.seed, range(start, start + len(part)), "likeness")
-            cond, x0 = dataset.cond(part, rng).to(device), dataset.x0(part, rng).to(device)
-            yield x0, rng.normal(tuple(x0.shape), like=x0), cond
-
-    kinds, summed = tuple(sorted(set(JUMPS))), partial(all_sum, runtime=prepared.runtime)
-    return Likeness(partial(block_features, teacher), real(), kinds, summed=summed)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fromnoise.build import build_denoiser, build_objective
 from fromnoise.codec import Size
@@ -168,11 +167,10 @@ def make_session(
     begun: float,
     objective: Objective | None = None,
     companion: ModelDenoiser | None = None,
-    memory: nn.Module | None = None,
 ) -> Session:
     """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from.
 
-    The objective is that of the settings, unless it is given, with the companion that it trains along and its memory.
+    The objective is that of the settings, unless it is given, with the companion that it trains along.
     """
     config, dataset, runtime = prepared.config, prepared.dataset, prepared.runtime
     shape = dataset.codec.shape
@@ -186,7 +184,6 @@ def make_session(
         runtime=runtime,
         clock=lambda: time.perf_counter() - begun,
         companion=companion,
-        memory=memory,
     )
     held = dataset.indices("val")
     held = np.sort(np.random.default_rng(0).permutation(held)[: config.run.held_examples])

@@ -31,6 +31,7 @@ from fromnoise.shuffle import shuffled
 from fromnoise.types import FromNoiseError
 
 HELD_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+COMPANION = 2.0  # times the learning rates of a model, those of its companion, which has to keep up with it
 
 
 @runtime_checkable
@@ -84,8 +85,7 @@ class Trainer:
     """A model in training: weights, optimiser state, averages, and its position in the run.
 
     `clock` gives the seconds since this process began the run; the elapsed time of earlier processes is added.
-    A `companion` is a second model that the objective asks and trains along, and `memory` the buffers in which it keeps
-    what it has seen; both are in checkpoints and in no release.
+    A `companion` is a second model that the objective asks and trains along; it is in checkpoints and in no release.
     The caller may set `reserve`, the seconds of the budget that it needs after the last step.
     """
 
@@ -100,16 +100,16 @@ class Trainer:
         runtime: Runtime,
         clock: Callable[[], float],
         companion: ModelDenoiser | None = None,
-        memory: nn.Module | None = None,
     ) -> None:
         self.config, self.denoiser, self.objective, self.data = config, denoiser, objective, data
         self.indices, self.runtime, self.clock = indices, runtime, clock
-        self.companion, self.memory = companion, memory
+        self.companion = companion
         self.trained = nn.ModuleList([denoiser] if companion is None else [denoiser, companion])
         self.optimizer = optimizer_of(denoiser, config.optim, runtime.dtype)
         if companion is not None:
-            # It has to keep up with the model, so no drop of rates is meant for it.
-            for group in optimizer_of(companion, config.optim, runtime.dtype, 1 / config.optim.drop_to).param_groups:
+            # No drop of rates is meant for it.
+            keen = COMPANION / config.optim.drop_to
+            for group in optimizer_of(companion, config.optim, runtime.dtype, keen).param_groups:
                 self.optimizer.add_param_group(group)
         # Two lengths span a space of profiles from which any other is made afterwards.
         self.ema = PowerEma(denoiser, (config.run.ema, 2 * config.run.ema))
@@ -196,8 +196,8 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, not copied."""
         parts = {"model": self.denoiser.state_dict(), "optim": pack_optimizer(self.optimizer), "ema": self.ema.pack()}
-        for name, more in (("companion", self.companion), ("memory", self.memory)):
-            parts |= {} if more is None else {name: more.state_dict()}
+        if self.companion is not None:
+            parts["companion"] = self.companion.state_dict()
         return {f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -206,9 +206,8 @@ class Trainer:
         averages = part(tensors, "ema/")
         try:
             self.denoiser.load_state_dict(part(tensors, "model/"))
-            for name, more in (("companion/", self.companion), ("memory/", self.memory)):
-                if more is not None:
-                    more.load_state_dict(part(tensors, name))
+            if self.companion is not None:
+                self.companion.load_state_dict(part(tensors, "companion/"))
         except RuntimeError:
             averages = {}
         if averages.keys() != self.ema.pack().keys():

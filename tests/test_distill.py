@@ -150,8 +150,8 @@ def test_a_student_resumed_is_bit_equal(distilled, tmp_path):
         assert_same(one, other)
 
 
-def test_a_student_of_few_examples_is_made_without_likeness(tmp_path):
-    """Nine examples have no covariance to be like; the set is too small to measure the student on, and says so."""
+def test_a_student_of_few_examples_is_made_and_not_measured(tmp_path):
+    """The set is too small to measure the student on, which is said before it is trained."""
     few = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
     run = fn.train(few, out=tmp_path / "few", steps=4, settings=TINY)
     said = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import data, notes
+from benchmarks import animated, data, notes
 from fromnoise.errors import FromNoiseError
 
 
@@ -22,6 +23,41 @@ def test_verses_lose_their_references_and_nothing_else(tmp_path):
     reader.chmod(0o755)
     data.verses(tmp_path / "usr", tmp_path / "verses")
     assert (tmp_path / "verses" / "verses.txt").read_text() == "In the  beginning.\nAnd: 3:16\n"
+
+
+def test_animations_are_told_by_their_code_points_and_skin_tones_stay_together(tmp_path):
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    tones = [f"1f44b-1f3f{k}" for k in "bcdef"]
+    for name in ("1f308", "1f44b", *tones, "no code"):
+        (folder / f"{name}.webp").touch()
+    animated.captioned(folder, tmp_path / "clips")
+    with (tmp_path / "clips" / "metadata.csv").open() as file:
+        rows = {row["file_name"]: row for row in csv.DictReader(file)}
+    assert rows["1f308.webp"]["text"] == "rainbow" and "no code.webp" not in rows
+    assert rows["1f44b-1f3fd.webp"]["text"] == "waving hand sign, medium skin"
+    assert len({rows[f"{name}.webp"]["split"] for name in ("1f44b", *tones)}) == 1
+
+
+def test_a_package_of_npm_is_unpacked(tmp_path, monkeypatch):
+    """By a npm that packs what it is asked for as the real one does: everything below `package`."""
+
+    def pack(command, folder, remedy):
+        assert command == ["npm", "pack", "--silent", "@of/clips"]
+        (folder / "package" / "assets").mkdir(parents=True)
+        (folder / "package" / "assets" / "1f308.webp").touch()
+        shutil.make_archive(str(folder / "of-clips-1"), "gztar", folder, "package")
+        (folder / "of-clips-1.tar.gz").rename(folder / "of-clips-1.tgz")
+
+    monkeypatch.setattr(data, "_run", pack)
+    monkeypatch.setattr(data.shutil, "which", lambda name: name)
+    source = data.Source(packages=("@of/clips",), inside="assets", made=animated.captioned, by="npm")
+    monkeypatch.setitem(data.SOURCES, "some", source)
+    assert sorted(file.name for file in data.fetch("some", tmp_path).iterdir()) == ["1f308.webp", "metadata.csv"]
+    monkeypatch.setattr(data.shutil, "which", lambda name: None)
+    monkeypatch.setitem(data.SOURCES, "more", source)
+    with pytest.raises(FromNoiseError, match=r"no npm on this machine, which more is fetched by: install Node\.js"):
+        data.fetch("more", tmp_path)
 
 
 class Sine:

@@ -87,8 +87,8 @@ def test_at_the_teachers_law_nothing_pulls():
     x0, rng = batch(256)
     goal = objective(OfNormal(MEAN, STD))
     x = goal.samples(student, x0, Cond.empty(256), jumps(256), rng)
-    t, everyone = torch.full((256, 1), 0.5, dtype=torch.float64), torch.ones(256, dtype=torch.bool)
-    pull, _ = goal.pull(x, rng.normal((256, 3), like=x0), t, jumps(256), Cond.empty(256), everyone)
+    t = torch.full((256, 1), 0.5, dtype=torch.float64)
+    pull, _ = goal.pull(x, rng.normal((256, 3), like=x0), t, jumps(256), Cond.empty(256))
     assert float(pull.detach().abs().max()) < 1e-20
 
 
@@ -97,14 +97,13 @@ def test_each_of_the_two_is_trained_by_its_own_loss_alone():
     x0, rng = batch(64)
     goal, cond, t = objective(companion), Cond.empty(64), torch.full((64, 1), 0.5, dtype=torch.float64)
     x = goal.samples(student, x0, cond, jumps(64), rng)
-    told = torch.arange(64) % 3 == 0
-    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond, told)
+    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond)
     everything = [student.mean, student.std, companion.mean, companion.std]
     pulled = torch.autograd.grad(pull.mean(), everything, allow_unused=True, retain_graph=True)
     followed = torch.autograd.grad(follow.mean(), everything, allow_unused=True)
     assert [g is None for g in pulled] == [False, False, True, True]
     assert [g is None for g in followed] == [True, True, False, False]
-    assert torch.equal(follow > 0, told) and bool((pull > 0).all())
+    assert bool((follow > 0).all()) and bool((pull > 0).all())
 
 
 def test_samples_take_their_own_number_of_jumps_wherever_a_batch_is_cut():
@@ -149,19 +148,3 @@ def test_student_and_companion_trained_together_come_to_the_data(start):
         optimizer.step()
     assert student.mean.item() == pytest.approx(MEAN, abs=0.06)
     assert abs(student.std.item()) == pytest.approx(STD, abs=0.06)
-
-
-def test_likeness_of_all_samples_weighs_less_where_a_sample_has_more_values():
-    """As the pull does, whose length is the inverse root of their number."""
-
-    class Constant(nn.Module):
-        def forward(self, x, eps, cond, kinds):
-            assert kinds.tolist() == jumps(len(x)).tolist()
-            return x.new_ones(len(x))
-
-    (x0, rng), (_, again) = batch(8), batch(8)
-    student = Student(MEAN, STD)
-    alone = objective(OfNormal(MEAN, STD))(student, x0, Cond.empty(8), rng, 1.0).value
-    more = objective(OfNormal(MEAN, STD), likeness=Constant(), like_share=0.5)
-    beside = more(student, x0, Cond.empty(8), again, 1.0).value
-    torch.testing.assert_close(beside - alone, torch.full((8,), 0.5 / 3**0.5, dtype=torch.float64))

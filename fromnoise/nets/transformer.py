@@ -27,8 +27,6 @@ class Transformer(nn.Module):
     mid_head    a second, weaker answer, read at half depth
     """
 
-    tap_axis = -1  # of the features in what a tap gives
-
     def __init__(
         self,
         *,

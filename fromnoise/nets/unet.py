@@ -54,8 +54,6 @@ class UNet(nn.Module):
                 so it errs where the network errs, but none of the work of the decoder
     """
 
-    tap_axis = 1  # of the features in what a tap gives
-
     def __init__(
         self,
         *,

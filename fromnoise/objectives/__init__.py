@@ -1,7 +1,6 @@
 """Training losses, one family a file.  Each is a callable `(denoise, x0, cond, rng, progress) -> Loss`."""
 
 from fromnoise.objectives.flowmap import FlowMap
-from fromnoise.objectives.likeness import Likeness
 from fromnoise.objectives.loss import Loss, Objective
 from fromnoise.objectives.masked import MaskedCrossEntropy
 from fromnoise.objectives.matching import Matching
@@ -9,7 +8,6 @@ from fromnoise.objectives.regression import Regression, TargetWeight, UniformWei
 
 __all__ = [
     "FlowMap",
-    "Likeness",
     "Loss",
     "MaskedCrossEntropy",
     "Matching",

@@ -1,18 +1,13 @@
 """Captions for animated emoji that are named by their code points, so that clips can be made to order.
 
-    python examples/animated_emoji.py FOLDER
-    fromnoise train FOLDER --out runs/moving --budget 20m
-    fromnoise sample runs/moving -n 16 --prompt "red heart"
-
-For each `1f44b-1f3fd.webp` in FOLDER or below it writes a row of FOLDER/metadata.csv: the words of Unicode ("waving
-hand sign, medium skin") as its caption, and its split.  Skin tones of one emoji are on one side, or a held-out clip
-would be a training clip in another colour.
+For each `1f44b-1f3fd.webp` in a folder or below, metadata.csv gets a row: the words of Unicode ("waving hand sign,
+medium skin") as its caption, and its split.  Skin tones of one emoji are on one side, or a held-out clip would be a
+training clip in another colour.
 """
 
 from __future__ import annotations
 
 import csv
-import sys
 import unicodedata
 from pathlib import Path
 from zlib import crc32
@@ -44,12 +39,10 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def main(folder: Path) -> None:
-    with open(folder / "metadata.csv", "x", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(("file_name", "text", "split"))
-        writer.writerows(rows(folder))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def captioned(inside: Path, target: Path) -> None:
+    """The animations of a package, with such a table."""
+    inside.rename(target)
+    with open(target / "metadata.csv", "x", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("file_name", "text", "split"))
+        table.writerows(rows(target))
