@@ -18,6 +18,8 @@ from pydantic.dataclasses import dataclass
 from fromnoise.types import FromNoiseError
 
 STRICT = ConfigDict(extra="forbid")
+# Settings of earlier versions that mean nothing any more; runs and releases that have them are still read.
+RETIRED = {"flow": ("match_likeness",)}
 Positive = Annotated[float, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -204,7 +206,18 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(tree: dict[str, Any]) -> Config:
-    """Raises FromNoiseError naming the first setting that is unknown or out of range."""
+    """What `to_json` gave, of this version or an earlier one.
+
+    Raises FromNoiseError naming the first setting that is unknown or out of range.
+    """
+    return _checked({part: _without(RETIRED.get(part, ()), settings) for part, settings in tree.items()})
+
+
+def _without(names: Sequence[str], settings: Any) -> Any:
+    return {k: v for k, v in settings.items() if k not in names} if isinstance(settings, dict) else settings
+
+
+def _checked(tree: dict[str, Any]) -> Config:
     try:
         config = TypeAdapter(Config).validate_python(tree, strict=False)
     except ValidationError as error:
@@ -234,7 +247,7 @@ def override(config: Config, settings: Sequence[str]) -> Config:
         # A run has one length: naming one way of measuring it lets go of the other.
         if name in ("run.steps", "run.budget") and place[leaf] is not None:
             place["budget" if leaf == "steps" else "steps"] = None
-    return from_json(tree)
+    return _checked(tree)
 
 
 def _value(text: str) -> Any:

@@ -20,6 +20,14 @@ def test_settings_survive_json():
     assert config.net.widths == (32, 64, 96) and config.loss.t_mean == -0.3
 
 
+def test_runs_of_earlier_versions_are_read_and_their_retired_settings_cannot_be_asked_for():
+    tree = to_json(BASE)
+    tree["flow"]["match_likeness"] = 0.15
+    assert from_json(tree) == BASE
+    with pytest.raises(FromNoiseError, match=r"No setting 'flow\.match_likeness': did you mean flow\.match_"):
+        override(BASE, ["flow.match_likeness=0.15"])
+
+
 def test_another_network_starts_from_its_own_defaults_wherever_it_stands():
     config = override(BASE, ["net.depth=3", "net.kind=transformer"])
     assert config.net.kind == "transformer" and config.net.depth == 3
