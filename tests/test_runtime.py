@@ -104,6 +104,22 @@ print(int(effective), faults() - before)
     assert counts["keep"] < 0.1 * counts["default"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({}, "PASSIVE 3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+    ],
+)
+def test_threads_wait_for_each_other_a_little_unless_the_user_says_how(asked, kept):
+    code = "import os, fromnoise; print(*(os.environ.get(k) for k in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))"
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=root(), check=True, env=clean | asked)
+    assert said.stdout.strip() == kept
+
+
 WORKER = """
 import sys, torch
 from torch import nn
