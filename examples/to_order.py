@@ -99,7 +99,7 @@ EXAMPLES = {
     ),
     "clips": Example(
         data="clips",
-        wishes=prompts("rainbow", "waving hand sign", "cat face", "panda face", "fish", "glowing star", "boy"),
+        wishes=prompts("waving hand sign", "cat face", "panda face", "frog face", "glowing star", "boy"),
     ),
     "street": Example(
         data="footage",

@@ -241,12 +241,16 @@ def volume(config: Config, facts: Facts, width: int) -> Config:
 
 
 def video(config: Config, facts: Facts, width: int) -> Config:
-    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own."""
+    """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own.
+
+    In minutes conditions of clips are hardly learned; pushed towards them harder, figures fall to pieces.
+    """
     net = finer(image_net((facts.shape[0], *facts.shape[2:]), width, cells=12), width)
     loss = replace(config.loss, time_axes=(0,))
     # A clip is many pictures: of those that a run reaches, smaller batches make more steps.
     optim = replace(config.optim, batch=min(8, config.optim.batch))
-    return replace(config, net=replace(net, frames="both", masks=True), loss=loss, optim=optim)
+    sample = replace(config.sample, guidance=min(2.0, config.sample.guidance))
+    return replace(config, net=replace(net, frames="both", masks=True), loss=loss, optim=optim, sample=sample)
 
 
 RECIPES: dict[str, Recipe] = {
