@@ -19,6 +19,7 @@ from PIL import Image
 import fromnoise as fn
 from docs.diagrams import Mixture, mixture, quantiles, walk
 from docs.figures import NOISED, WEIGHTS, class_column, guided, labelled, noising, way
+from docs.headline import MEASURED, TITLES
 from fromnoise.build import build_denoiser
 from fromnoise.codec import ImageCodec
 from fromnoise.cond import Column, Cond
@@ -114,6 +115,15 @@ def test_the_emoji_that_are_shown_exist():
     with zipfile.ZipFile(BUNDLED["emoji"]) as archive:
         rows = csv.DictReader(io.TextIOWrapper(archive.open("metadata.csv"), "utf-8"))
         assert set(NOISED) <= {row["text"] for row in rows}
+
+
+def test_what_the_headline_plots_show_stands_in_the_benchmarks():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    with MEASURED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["panel"] for row in rows} == set(TITLES)
+    missing = [row for row in rows if not re.search(rf"(?<![\d.]){re.escape(row['y'])}(?![\d])", text)]
+    assert not missing
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
