@@ -3,7 +3,8 @@
     python -m benchmarks.streaming RUN [--frames 300] [--seeds 4]
 
 Streams go on one after the other from nothing; their last 50 frames are measured as `evaluate` measures clips, beside
-windows of the data that are held out and of all of it.  A PNG shows every 20th frame of each.
+windows of the data that are held out, those it was trained on, and of the latter those that share the classes that each
+stream was told, where there are any.  A PNG shows every 20th frame of each.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import torch
 
 import fromnoise as fn
 from fromnoise.codec import VideoCodec
+from fromnoise.data import Dataset
 from fromnoise.evaluate import motion
 from fromnoise.memory import peak
+from fromnoise.release import Release
 from fromnoise.sheet import save_sheet, sheet
 
 LAST = 50
 SHOWN_EVERY = 20
+ALIKE = 20  # windows beside a stream
 
 
 def main() -> None:
@@ -47,13 +51,28 @@ def main() -> None:
     assert isinstance(dataset.codec, VideoCodec), "a stream is of a model of clips"
     image = dataset.codec.image
     x0 = torch.stack([image.encode(end).movedim(0, 1) for end in ends])
-    for name in ("test", "train"):
-        real = dataset.x0(dataset.indices(name))
-        print(f"the last {LAST} of {options.frames} frames beside {len(real)} windows of {name}:")
+    beside = {f"windows of {name}": dataset.indices(name) for name in ("test", "train")}
+    if any(column.kind == "class" for column in run.release.columns):
+        told = [alike(run.release, dataset, seed) for seed in range(options.seeds)]
+        beside["windows of train that share their classes"] = np.concatenate(told)
+    for name, indices in beside.items():
+        real = dataset.x0(indices)
+        print(f"the last {LAST} of {options.frames} frames beside {len(real)} {name}:")
         print(*(f"  {one.sentence}" for one in motion(x0, real)), sep="\n")
     out = Path(options.run) / "stream.png"
     save_sheet(sheet(image.preview(np.concatenate(shown)), columns=len(shown[0])), out)
     print(out)
+
+
+def alike(release: Release, dataset: Dataset, seed: int) -> np.ndarray:
+    """ALIKE training windows, repeated if they are fewer, of the classes that the stream of `seed` is told."""
+    drawn, indices = release.conditions({}, seed, range(1)), dataset.indices("train")
+    cond = dataset.cond(indices)
+    same = np.ones(len(indices), dtype=bool)
+    for column in release.columns:
+        if column.kind == "class":
+            same &= (cond.values[column.name] == drawn.values[column.name]).numpy()
+    return np.resize(indices[same], ALIKE)
 
 
 if __name__ == "__main__":

@@ -40,14 +40,23 @@ def beyond_window(
     if not isinstance(codec, Moving):
         if between is not None:
             raise FromNoiseError("Filling between is for clips, and of texts by a --prompt with gaps: leave it out.")
-        return extension(codec, length=length, beginning=beginning, loop=loop)
+        found = extension(codec, length=length, beginning=beginning, loop=loop)
+        return replace(found, hidden=untold(release) if beginning is not None else ())
     if 0 not in release.config.loss.time_axes:
         raise FromNoiseError(
             "This model has one noise level for all frames of a clip and cannot go on: train with loss.time_axes=[0]."
         )
     sees = net.frames if net.kind == "unet" else "both"
     found = rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)
-    return replace(found, hidden=tuple(column.name for column in release.columns if column.kind == "map"))
+    hidden = [column.name for column in release.columns if column.kind == "map"]
+    known = beginning is not None or between is not None
+    return replace(found, hidden=tuple(dict.fromkeys([*hidden, *untold(release)] if known else hidden)))
+
+
+def untold(release: Release) -> tuple[str, ...]:
+    """The columns that are absent where samples have a beginning or an end: that says what they are, and a class or
+    group drawn from anywhere would say otherwise."""
+    return tuple(column.name for column in release.columns if "none" not in column.labels)
 
 
 def scans(release: Release) -> Extension:

@@ -263,7 +263,8 @@ def stream(
     start = beyond_window(release, length=codec.frames if beginning is None else None, beginning=beginning)
     assert isinstance(start, Rolling)
     asked = start.asked(prompted(release, where, prompt)[0])
-    if given := [name for name in start.hidden if str(asked[name]).strip().lower() not in ("", "none")]:
+    maps = [column.name for column in release.columns if column.kind == "map"]
+    if given := [name for name in maps if str(asked[name]).strip().lower() not in ("", "none")]:
         raise FromNoiseError(
             f"A stream has no end, and a map such as {given[0]} has one: ask for samples of its --frames instead."
         )

@@ -81,7 +81,8 @@ def rolled(walk: Walk, blank: Clip, known: Float[Tensor, "n c a h w"] | None = N
 class Rolling:
     """Clips beyond a model's window, or with known ends: `codec` is theirs, `recipe` what makes them again.
 
-    `hidden` columns are absent unless they are asked for: maps, which training examples have but for a window.
+    `hidden` columns are absent unless they are asked for: maps, which training examples have but for a window, and what
+    known frames say already.
     """
 
     codec: Codec

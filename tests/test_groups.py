@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 import fromnoise as fn
 from fromnoise import checkpoint
+from fromnoise.beyond import beyond_window
+from fromnoise.codec import videofile
 from fromnoise.data import open_dataset
 from fromnoise.data.groups import NAME, find_groups, propose
 from fromnoise.generate import configure, generate
@@ -50,6 +53,18 @@ def test_groups_stand_in_where_the_data_names_no_class():
     assert [c.name for c in open_as("digits", LAYOUT | {"columns": ["label", NAME]}).columns] == ["label", NAME]
 
 
+def test_clips_of_no_column_have_groups_too(tmp_path):
+    images, kind = blobs(60)
+    for i, image in enumerate(images):
+        clip = np.broadcast_to(image[None, ..., None], (8, 8, 8, 3)) + np.arange(8, dtype=np.uint8)[:, None, None, None]
+        videofile.save(tmp_path / f"{i:02}", clip, Fraction(10), container="webp", recipe={})
+    dataset = open_as(tmp_path, LAYOUT | {"size": [8, 8, 8]})
+    assert [c.name for c in dataset.columns] == [NAME]
+    groups = dataset.encoded[0].values
+    assert len(set(groups.tolist())) == propose(54)
+    assert len(set(zip(groups.tolist(), kind.tolist(), strict=True))) == propose(54), "none has two kinds"
+
+
 def test_a_column_of_that_name_in_the_data_goes_before(tmp_path):
     images, kind = blobs()
     np.savez(tmp_path / "own.npz", images=images, group=kind)
@@ -70,6 +85,13 @@ def test_groups_are_drawn_as_often_as_they_occur_and_named_by_users(run):
     rows = np.bincount(run.release.rows.values[NAME].numpy(), minlength=len(shares)) / len(run.release.rows)
     assert np.abs(shares - rows).max() < 0.12
     assert set(run.generate(5, steps=2, where={NAME: "1"}).cond[NAME]) == {"1"}
+
+
+def test_what_goes_on_from_a_beginning_is_told_no_other_group(run):
+    images, _ = blobs(1)
+    onwards = beyond_window(run.release, beginning=images[0, ..., None])
+    assert onwards.asked({}) == {NAME: "none"} and onwards.asked({NAME: "1"}) == {NAME: "1"}
+    assert beyond_window(run.release, length=20).asked({}) == {}, "without one it has that of an example"
 
 
 def test_the_weak_model_is_the_average_of_a_quarter_of_the_run(run):

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 
+from fromnoise.codec import Moving
 from fromnoise.cond import Column
 from fromnoise.data.cache import Dataset
 from fromnoise.data.columns import UNCONDITIONAL
@@ -54,7 +55,7 @@ def with_groups(dataset: Dataset, asked: Sequence[str] | None) -> Dataset:
     """
     if any(profile.name == NAME for profile in dataset.listing.profiles):
         return dataset
-    if len(dataset.codec.shape) != 3:  # not a picture of any kind
+    if len(dataset.codec.shape) != 3 and not isinstance(dataset.codec, Moving):  # neither pictures nor clips of them
         return dataset
     by_name = asked is not None and NAME in asked
     k = propose(len(dataset.indices("train")))
