@@ -206,6 +206,7 @@ def measure(dataset: Dataset) -> Facts:
         std=min(max(std, 0.05), 2.0),
         medium=dataset.listing.medium.name,
         vocab=dataset.codec.vocab,
+        pieces=dataset.listing.items.part is not None,
     )
 
 

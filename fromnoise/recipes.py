@@ -53,7 +53,8 @@ FEWEST_SHOWN, MOST_SHOWN = 4, 32
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a recipe may know of the data.  `shape` is x0's, `std` its standard deviation, `vocab` that of tokens."""
+    """What a recipe may know of the data.  `shape` is x0's, `std` its standard deviation, `vocab` that of tokens;
+    `pieces` says that examples are cut from a few long ones, of which the ends are held out."""
 
     examples: int
     held: int
@@ -62,6 +63,7 @@ class Facts:
     std: float
     medium: str = "image"
     vocab: int | None = None
+    pieces: bool = False
 
 
 @runtime_checkable
@@ -243,14 +245,23 @@ def volume(config: Config, facts: Facts, width: int) -> Config:
 def video(config: Config, facts: Facts, width: int) -> Config:
     """The network of pictures on fewer cells, whose frames see each other and have noise levels of their own.
 
-    In minutes conditions of clips are hardly learned; pushed towards them harder, figures fall to pieces.
+    In minutes conditions of clips are hardly learned; pushed towards them harder, figures fall to pieces.  Pushed away
+    from a weaker self, clips move twice as much as they should.  The end of a film is another scene than the rest, and
+    the loss there rises from the first minutes on, while scenes become sharp: it does not say which weights to keep.
     """
     net = finer(image_net((facts.shape[0], *facts.shape[2:]), width, cells=12), width)
     loss = replace(config.loss, time_axes=(0,))
     # A clip is many pictures: of those that a run reaches, smaller batches make more steps.
     optim = replace(config.optim, batch=min(8, config.optim.batch))
-    sample = replace(config.sample, guidance=min(2.0, config.sample.guidance))
-    return replace(config, net=replace(net, frames="both", masks=True), loss=loss, optim=optim, sample=sample)
+    weight = 1.0 if config.sample.reference == "weak" else min(2.0, config.sample.guidance)
+    return replace(
+        config,
+        net=replace(net, frames="both", masks=True),
+        loss=loss,
+        optim=optim,
+        run=replace(config.run, keep="last" if facts.pieces else config.run.keep),
+        sample=replace(config.sample, guidance=weight),
+    )
 
 
 RECIPES: dict[str, Recipe] = {
