@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from fromnoise.cond import Column
 from fromnoise.config import Config, RunConfig, from_json, override, to_json
 from fromnoise.errors import FromNoiseError
 from fromnoise.recipes import WIDTHS, Facts, reach, recipe
@@ -71,3 +74,12 @@ def test_the_recipe_fits_any_picture_and_grows_with_the_budget(shape):
 def test_a_run_in_steps_does_not_depend_on_the_machine():
     facts = Facts(examples=1000, held=100, shape=(3, 32, 32), columns=(), std=0.5)
     assert recipe(facts, CPU, budget=None, steps=500)[0] == recipe(facts, CPU, budget=None, steps=500)[0]
+
+
+def test_of_few_long_films_the_last_weights_are_kept_and_nothing_pushes_them_from_their_past():
+    facts = Facts(examples=200, held=30, shape=(3, 16, 32, 32), columns=(), std=0.5, medium="video", pieces=True)
+    films, _ = recipe(facts, CPU, budget=None, steps=500)
+    assert films.run.keep == "last" and films.sample.guidance == 1
+    caption = Column(name="caption", kind="tokens", size=50, length=8)
+    clips, _ = recipe(replace(facts, columns=(caption,), pieces=False), CPU, budget=None, steps=500)
+    assert clips.run.keep == "best" and clips.sample.guidance == 2

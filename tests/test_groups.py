@@ -48,7 +48,10 @@ def test_more_examples_are_worth_more_groups(examples, k):
 def test_groups_stand_in_where_the_data_names_no_class():
     images, _ = blobs()
     assert [c.name for c in open_as(images, LAYOUT).columns] == [NAME]
+    assert not any("unconditional" in note for note in open_as(images, LAYOUT).notes)
     assert open_as(images, LAYOUT | {"columns": []}).columns == ()
+    alike = np.zeros((30, 8, 8), np.uint8)
+    assert open_as(alike, LAYOUT | {"columns": [NAME]}).columns == (), "one kind is none"
     assert [c.name for c in open_as("digits", LAYOUT).columns] == ["label"]
     assert [c.name for c in open_as("digits", LAYOUT | {"columns": ["label", NAME]}).columns] == ["label", NAME]
 

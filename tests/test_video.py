@@ -73,6 +73,16 @@ def test_an_animated_webp_gives_back_every_pixel_frame_and_the_rate(tmp_path_fac
     assert videofile.read_recipe(folder / "clip.webp") == {"seed": 3}
 
 
+def test_a_picture_that_claims_to_be_huge_is_left_out_and_the_rest_is_read(tmp_path):
+    huge = b"GIF89a" + b"\xff" * 4 + b"\x00" * 3 + b"," + b"\x00" * 4 + b"\xff" * 4 + b"\x00" + b"\x02" * 40
+    (tmp_path / "huge.gif").write_bytes(huge)
+    for name in "ab":
+        written(tmp_path, clip(4, 8, 8, seed=ord(name)), Fraction(10), "webp")
+        (tmp_path / "clip.webp").rename(tmp_path / f"{name}.webp")
+    listing = scan(tmp_path)
+    assert len(listing) == 2 and [file.name for file in listing.skipped] == ["huge.gif"]
+
+
 @pytest.mark.parametrize("container", ["mp4", "webm"])
 @pytest.mark.parametrize("rate", [Fraction(12), Fraction(25, 2), Fraction(30000, 1001)])
 def test_a_video_keeps_its_frames_and_its_rate(tmp_path, container, rate):

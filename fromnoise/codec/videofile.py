@@ -78,11 +78,11 @@ def sniff(head: bytes) -> bool:
 
 
 def animated(data: bytes) -> bool:
-    """Whether a WebP or GIF has several frames."""
+    """Whether a WebP or GIF has several frames; of one that is damaged, or claims to be huge, it is not said."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return getattr(image, "n_frames", 1) > 1
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 
@@ -139,6 +139,8 @@ def _probe_animation(data: bytes) -> VideoHeader:
             # In GIF a colour that is called transparent may only mean what has not changed.
             alpha = image.mode == "RGBA" if image.format == "WEBP" else _opacity(image) < 255
         time = timing(_delays(data), Fraction(1, 1000))
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"is too large to decode safely ({reason(error)}): shrink it") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise Unreadable(f"is not a readable animation ({reason(error)}): export it again") from error
     channels = 4 if alpha else 3

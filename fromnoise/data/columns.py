@@ -44,7 +44,7 @@ _MOST_LABELS = 1_000
 _MOST_NUMERIC_LABELS = 20
 _EXAMPLES_A_LABEL = 5
 LARGEST = 1e100  # of numbers; the squares of larger ones are none
-UNCONDITIONAL = "unconditional, as asked."
+UNCONDITIONAL = "unconditional"  # how the note of such a set begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ def choose(profiles: Sequence[Profile], wanted: Sequence[str] | None) -> tuple[t
             exist = f"the columns are {', '.join(named)}" if named else "the data has none"
             raise FromNoiseError(f"There is no column {name!r} with more than one value: {exist}.")
     chosen = tuple(named[name] for name in dict.fromkeys(wanted))
-    return chosen, f"conditional on {', '.join(wanted)}, as asked." if wanted else UNCONDITIONAL
+    return chosen, f"conditional on {', '.join(wanted)}, as asked." if wanted else f"{UNCONDITIONAL}, as asked."
 
 
 def _proposed(profiles: Sequence[Profile]) -> tuple[tuple[Profile, ...], str]:
@@ -270,4 +270,4 @@ def _proposed(profiles: Sequence[Profile]) -> tuple[tuple[Profile, ...], str]:
     if natural:
         why = "several columns could be the class"
     offer = f"; --columns {' or '.join(p.name for p in profiles)} would condition it" if profiles else ""
-    return (), f"unconditional: {why}{offer}."
+    return (), f"{UNCONDITIONAL}: {why}{offer}."

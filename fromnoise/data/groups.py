@@ -57,11 +57,9 @@ def with_groups(dataset: Dataset, asked: Sequence[str] | None) -> Dataset:
         return dataset
     if len(dataset.codec.shape) != 3 and not isinstance(dataset.codec, Moving):  # neither pictures nor clips of them
         return dataset
-    by_name = asked is not None and NAME in asked
     k = propose(len(dataset.indices("train")))
-    if by_name:
-        told = tuple(note for note in dataset.notes if note != UNCONDITIONAL)  # of its own columns it is
-        return grouped(replace(dataset, notes=told), max(k, _FEWEST))
+    if asked is not None and NAME in asked:
+        return grouped(dataset, max(k, _FEWEST))
     return grouped(dataset, k) if asked is None and not dataset.columns and k else dataset
 
 
@@ -74,14 +72,19 @@ def grouped(dataset: Dataset, k: int) -> Dataset:
         values = find_groups(dataset, k)
         keep(file, partial(np.save, arr=values))
     labels = tuple(map(str, range(int(values.max()) + 1)))
+    if len(labels) == 1:
+        return replace(dataset, notes=(*dataset.notes, "groups: all examples are of one kind, so that there are none."))
     column = Column(name=NAME, kind="class", labels=labels)
     found = Encoded(column=column, values=values, present=np.ones(len(values), dtype=bool))
+    # Of its own columns it is unconditional, and of groups it is not.
+    others = [note for note in dataset.notes if not note.startswith(f"{UNCONDITIONAL},")]
+    told = [note.replace(f"{UNCONDITIONAL}: ", "no column is a condition: ") for note in others]
     note = f"groups: {len(labels)} kinds of examples, found without labels, are the condition; --columns none for none."
     return replace(
         dataset,
         columns=(*dataset.columns, column),
         encoded=(*dataset.encoded, found),
-        notes=(*dataset.notes, note),
+        notes=(*told, note),
     )
 
 
@@ -95,7 +98,9 @@ def find_groups(dataset: Dataset, k: int) -> np.ndarray:
         torch.manual_seed(0)
         components = torch.pca_lowrank(x - mean, q=min(_COMPONENTS, *x.shape), center=False, niter=4)[2]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that groups are empty, as of few distinct examples some are
+        # Of few distinct examples some groups are empty, and of none that differ there are no distances to draw by.
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
         centres, first = kmeans2(((x - mean) @ components).numpy(), min(k, len(x)), iter=20, minit="++", rng=rng)
     order = np.argsort(-np.bincount(first, minlength=len(centres)), kind="stable")
     centres = centres[order][: len(np.unique(first))]  # without the empty ones
