@@ -48,9 +48,13 @@ def beyond_window(
         )
     sees = net.frames if net.kind == "unet" else "both"
     found = rolling(codec, sees=sees, length=length, beginning=beginning, between=between, loop=loop)
-    hidden = [column.name for column in release.columns if column.kind == "map"]
     known = beginning is not None or between is not None
-    return replace(found, hidden=tuple(dict.fromkeys([*hidden, *untold(release)] if known else hidden)))
+    return replace(found, hidden=untold(release) if known else maps(release))
+
+
+def maps(release: Release) -> tuple[str, ...]:
+    """The columns that are maps."""
+    return tuple(column.name for column in release.columns if column.kind == "map")
 
 
 def untold(release: Release) -> tuple[str, ...]:
@@ -72,5 +76,5 @@ def scans(release: Release) -> Extension:
     places = None
     if column is not None:
         places = Places(column=POSITION, value=lambda corner: parse_value(column, codec.position(corner), codec)[None])
-    hidden = tuple(column.name for column in release.columns if column.name == POSITION or column.kind == "map")
+    hidden = (*maps(release), POSITION) if column is not None else maps(release)
     return Extension(codec=codec.whole, window=codec.block, places=places, hidden=hidden, recipe={"whole": True})

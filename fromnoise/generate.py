@@ -17,7 +17,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fromnoise.beyond import beyond_window
+from fromnoise.beyond import beyond_window, maps
 from fromnoise.build import build_grid, build_guidance, build_stepper
 from fromnoise.codec import Codec, Moving, TextCodec
 from fromnoise.cond import CAPTIONED, Cond
@@ -263,8 +263,7 @@ def stream(
     start = beyond_window(release, length=codec.frames if beginning is None else None, beginning=beginning)
     assert isinstance(start, Rolling)
     asked = start.asked(prompted(release, where, prompt)[0])
-    maps = [column.name for column in release.columns if column.kind == "map"]
-    if given := [name for name in maps if str(asked[name]).strip().lower() not in ("", "none")]:
+    if given := [name for name in maps(release) if str(asked[name]).strip().lower() not in ("", "none")]:
         raise FromNoiseError(
             f"A stream has no end, and a map such as {given[0]} has one: ask for samples of its --frames instead."
         )

@@ -128,7 +128,8 @@ def watched(config: Config, facts: Facts, far: Reach) -> Config:
     most = min(facts.held, MOST_HELD)
     moments = next((n for n in MOMENTS if passes(n, min(most, MOST_HELD // 2)) <= MEASURING * room), MOMENTS[-1])
     held = min(most, max(FEWEST_HELD, int(MEASURING * room / passes(moments, 1))))
-    previews = 2 + max(0.0, far.examples / far.rate - run.preview_first) / run.preview_every
+    # A run in steps is the same on every machine, so that it counts the first and the last only.
+    previews = 2 + max(0.0, (run.budget or 0.0) - run.preview_first) / run.preview_every
     shown = int(SHOWING * room / (previews * PREVIEW_STEPS))
     run = replace(
         run,
