@@ -42,13 +42,15 @@ def panel(ax: Any, name: str, ticks: tuple[int, ...], x_label: str) -> None:
         highest = max(highest, *(y for _, y in points))
         if points[0][0] is None:
             ax.axhline(points[0][1], color=GREY, linewidth=1)
-            ax.text(0.98, points[0][1] * 1.02, f"{series}: {points[0][1]:.3g}", **_across(ax), color=GREY)
+            words = f"{series}: {points[0][1]:.3g}"
+            across = ax.get_yaxis_transform()
+            ax.text(0.98, points[0][1] * 1.02, words, transform=across, ha="right", va="bottom", color=GREY)
             continue
         colour = THEIRS if series.startswith("diffusers") else OURS
         ax.plot(*zip(*points, strict=True), "o-", color=colour, label=series)
         for x, y in points:
-            ax.annotate(f"{y:.3g}", (x, y), (0, 8), textcoords="offset points", ha="center", color=colour)
-    ax.set(title=TITLES[name], xlabel=x_label, xscale="log", yscale="log", xlim=(ticks[0] / 1.2, ticks[-1] * 1.2))
+            ax.annotate(f"{y:.3g}", (x, y), (6, 5), textcoords="offset points", color=colour)
+    ax.set(title=TITLES[name], xlabel=x_label, xscale="log", yscale="log", xlim=(ticks[0] / 1.2, ticks[-1] * 1.6))
     ax.set_ylim(top=1.5 * highest)
     ax.set_xticks(ticks, [f"{tick}" for tick in ticks])
     low, high = ax.get_ylim()
@@ -57,10 +59,6 @@ def panel(ax: Any, name: str, ticks: tuple[int, ...], x_label: str) -> None:
     ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.legend(loc="center right" if name != "steps" else "upper right", frameon=False)
-
-
-def _across(ax: Any) -> dict[str, Any]:
-    return {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
 
 
 def main() -> None:
