@@ -110,14 +110,16 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_distillation(config: Config, teacher: Denoiser, companion: Denoiser | None, start: float) -> Objective:
-    """What a student of `teacher`, which can be asked from time `start` on, is trained by.
+def build_distillation(
+    config: Config, guided: Callable[[float], Denoiser], companion: Denoiser | None, start: float
+) -> Objective:
+    """What a student is trained by; its teacher, guided so many times as strongly, can be asked from time `start` on.
 
     Without a companion it is the flow map's loss alone.
     """
     flow = config.flow
     flow_map = FlowMap(
-        teacher=teacher,
+        teacher=guided(1.0),
         density=LogitNormal(mean=flow.t_mean, std=flow.t_std),
         start=start,
         at_start=flow.at_start,
@@ -131,7 +133,15 @@ def build_distillation(config: Config, teacher: Denoiser, companion: Denoiser | 
     )
     if companion is None:
         return flow_map
-    return Matching(flow=flow_map, companion=companion, begin=flow.match_from, flow_share=flow.match_flow)
+    grid = build_grid(config.sample, start)
+    return Matching(
+        flow=flow_map,
+        lone=guided(flow.match_lone),
+        companion=companion,
+        grid=grid,
+        begin=flow.match_from,
+        flow_share=flow.match_flow,
+    )
 
 
 def build_stepper(config: SampleConfig) -> Stepper:
@@ -158,7 +168,7 @@ def build_grid(config: SampleConfig, start: float) -> Grid:
             return Listed(times)
     match config.grid:
         case "linear":
-            return Linear(shift=config.shift, start=start)
+            return Linear(shift=config.shift, start=start, alone=config.alone)
         case "logsnr":
             return LogSNR(start=start)
         case "karras":

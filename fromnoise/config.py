@@ -102,7 +102,7 @@ class FlowConfig:
     """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times.
 
     From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`); the
-    flow then weighs `match_flow`.  1: never.
+    flow then weighs `match_flow`, and guidance, 1 apart, is `match_lone` times as strong for lone steps.  1: never.
     """
 
     t_mean: Finite = 0.0
@@ -117,13 +117,15 @@ class FlowConfig:
     from_data: bool = False
     match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
     match_flow: Annotated[float, Field(ge=0)] = 0.025
+    match_lone: Annotated[float, Field(ge=0)] = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
     """`batch` is global, over all ranks; `micro` splits it where memory asks for it.
 
-    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, at `drop_at`, to `drop_to` of themselves.
+    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, at `drop_at`, to `drop_to` of themselves,
+    and momenta to `drop_momentum` at most.
     """
 
     batch: Count = 32
@@ -135,6 +137,7 @@ class OptimConfig:
     decay_from: Fraction = 0.6
     drop_at: Annotated[float, Field(ge=0, le=1)] = 1.0
     drop_to: Annotated[float, Field(gt=0, le=1)] = 1.0
+    drop_momentum: Fraction = 1.0
     clip: Positive = 1.0
 
 
@@ -170,6 +173,7 @@ class SampleConfig:
     Guidance (1 means off, 0 the reference itself) pushes away from a `reference` where log-SNR lies between
     guidance_low and guidance_high: "weak" is the model's own early average (autoguidance, Karras et al. 2024), "null"
     the model without its condition.
+    A lone step of the linear grid begins at `alone` of the noisiest time, in noise scaled to it.
     `searched` are grids found for this model and the multistep sampler (`gridsearch.py`), at most one for a number of
     steps; they go before the formula named by `grid`.  `nucleus` and `temperature` (1 means off) are of the sampler
     "unmask", for tokens (`unmask.py`).
@@ -179,6 +183,7 @@ class SampleConfig:
     steps: Count = 12
     grid: Literal["linear", "logsnr", "karras"] = "linear"
     shift: Positive = 2.0
+    alone: Annotated[float, Field(gt=0, le=1)] = 1.0
     searched: tuple[tuple[Fraction, ...], ...] = ()
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     reference: Literal["weak", "null"] = "null"

@@ -17,7 +17,7 @@ from functools import partial
 from fromnoise.build import build_distillation, build_guidance
 from fromnoise.config import Config, SampleConfig, override, to_json
 from fromnoise.data import Dataset
-from fromnoise.denoise import NetDenoiser
+from fromnoise.denoise import Denoiser, NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
@@ -25,10 +25,15 @@ from fromnoise.release import Release, load_release
 from fromnoise.runtime import autocast
 from fromnoise.session import Session
 
+# Noise is so many times as strong as data where a lone step begins.  There the network takes noise alone for a picture
+# that is all but hidden, and what it makes of that is more varied than what it makes of noise at the very start.
+ALONE = 9.5
+SHIFT = 0.85  # of the grid: last jumps begin a little later than evenly
 FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 1 / 3
 GENTLEST = 1 / 4  # of those while samples are matched: at the full rate the companion loses sight of them
+AGILE = 0.6  # momentum then, since student and companion follow each other: more, and samples drift away as a whole
 
 
 def student_folder(folder: RunFolder) -> RunFolder:
@@ -72,15 +77,21 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
         model=replace(config.model, flow_map=True),
         optim=optim,
         run=run,
-        sample=SampleConfig(sampler="ddim", steps=4, grid="linear", shift=1.0),
+        sample=SampleConfig(sampler="ddim", steps=4, grid="linear", shift=SHIFT, alone=alone(config)),
     )
     begin = override(student, settings).flow.match_from
     if begin < 1:
         # Samples that are likelier to the teacher need not lie where it goes from the same noise, which is all that
         # the held-out loss can see.
-        optim = replace(optim, drop_at=begin, drop_to=GENTLEST, decay_from=(1 + begin) / 2)
+        optim = replace(optim, drop_at=begin, drop_to=GENTLEST, drop_momentum=AGILE, decay_from=(1 + begin) / 2)
         student = replace(student, optim=optim, run=replace(run, keep="last"))
     return override(student, settings)
+
+
+def alone(config: Config) -> float:
+    """The time where a lone step begins."""
+    noise = ALONE * config.model.sigma_data
+    return round(noise / (1 + noise), 4)
 
 
 def begin_student(
@@ -136,7 +147,11 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
     if isinstance(companion, NetDenoiser):
         companion.flow_map = True  # it is told which samples it sees as a student is told where to jump
     teacher.denoiser.requires_grad_(False)
-    guided = build_guidance(teacher.config.sample, teacher.denoiser, teacher.weak)
+
+    def guided(times: float) -> Denoiser:
+        weight = max(0.0, 1 + times * (teacher.config.sample.guidance - 1))
+        return build_guidance(replace(teacher.config.sample, guidance=weight), teacher.denoiser, teacher.weak)
+
     objective = build_distillation(config, guided, companion, teacher.denoiser.start)
     session = make_session(prepared, begun, objective, companion)
     session.trainer.denoiser.load_state_dict(teacher.denoiser.state_dict())

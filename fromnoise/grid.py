@@ -59,15 +59,17 @@ class Karras:
 @dataclass(frozen=True, kw_only=True)
 class Linear:
     """Uniform in t, then shifted by `shift·t / (1 + (shift-1)·t)`: above 1, more of the steps go to the noisy end
-    (Esser et al. 2024, eq. 23)."""
+    (Esser et al. 2024, eq. 23).  A step that is the only one begins at `alone` times the start."""
 
     shift: float = 1.0
     start: float = 1.0
+    alone: float = 1.0
 
     def __call__(self, steps: int) -> Times:
         check_steps(steps)
         t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        t = self.start * self.shift * t / (1 + (self.shift - 1) * t)
+        start = self.start * (self.alone if steps == 1 else 1.0)
+        t = start * self.shift * t / (1 + (self.shift - 1) * t)
         return (*t[:-1].tolist(), 0.0)
 
 

@@ -70,7 +70,7 @@ class Muonw(torch.optim.Optimizer):
             [self.state[p]["step"] for p in params],
             fused=True,
             amsgrad=False,
-            beta1=group["beta1"],
+            beta1=group["momentum"],
             beta2=group["beta2"],
             lr=group["lr"],
             weight_decay=group["weight_decay"],
@@ -98,8 +98,8 @@ def make_optimizer(
     ours = {id(p) for p in hidden}
     assert all(p.ndim >= 2 for p in hidden), "Muon takes matrices and kernels"
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ours]
-    muon = {"rule": "muon", "initial_lr": muon_lr, "momentum": momentum, "weight_decay": weight_decay}
-    adam = {"rule": "adamw", "initial_lr": adam_lr, "beta1": betas[0], "beta2": betas[1]}
+    muon = {"rule": "muon", "initial_lr": muon_lr, "initial_momentum": momentum, "weight_decay": weight_decay}
+    adam = {"rule": "adamw", "initial_lr": adam_lr, "initial_momentum": betas[0], "beta2": betas[1]}
     groups = [
         muon | {"params": list(hidden)},
         adam | {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
@@ -107,6 +107,7 @@ def make_optimizer(
     ]
     optimizer = Muonw([group for group in groups if group["params"]], dtype)
     set_lr(optimizer, 1.0)
+    limit_momentum(optimizer, 1.0)
     return optimizer
 
 
@@ -114,6 +115,12 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Every group's rate becomes `factor` times the one it was built with."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def limit_momentum(optimizer: torch.optim.Optimizer, most: float) -> None:
+    """Every group's momentum, which is AdamW's first beta, becomes the one it was built with, but at most `most`."""
+    for group in optimizer.param_groups:
+        group["momentum"] = min(group["initial_momentum"], most)
 
 
 def schedule(progress: float, step: int, optim: OptimConfig) -> float:

@@ -23,7 +23,7 @@ from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import PowerEma
 from fromnoise.nets import hidden_matrices
 from fromnoise.objectives import Objective
-from fromnoise.optim import Muonw, make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
+from fromnoise.optim import Muonw, limit_momentum, make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
 from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime, all_sum, all_sum_gradients, from_main
 from fromnoise.sample import as_time
@@ -166,6 +166,7 @@ class Trainer:
         self.consecutive = 0
         rate = schedule(progress, updates, optim) * 0.5**self.position.rollbacks
         set_lr(self.optimizer, rate)
+        limit_momentum(self.optimizer, optim.drop_momentum if progress >= optim.drop_at else 1.0)
         self.optimizer.step()
         self.ema.update(updates + 1)
         self.position = replace(self.position, updates=updates + 1)

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 import fromnoise as fn
 from fromnoise import checkpoint
+from fromnoise.build import build_grid
 from fromnoise.cli import app, main
+from fromnoise.config import Config, ModelConfig, RunConfig
 from fromnoise.denoise import TokenDenoiser
-from fromnoise.distill import check_teacher
+from fromnoise.distill import ALONE, check_teacher, student_config
 from fromnoise.errors import FromNoiseError, NotJudged
 from fromnoise.fewsteps import STEPS, FewSteps, Way
 from fromnoise.nets import Conditioner
@@ -129,6 +131,16 @@ def test_a_student_is_as_long_as_its_run_and_starts_from_its_weights(distilled, 
     # Without a learning rate the student stays its teacher.
     out.distill(resume=True, steps=2, n=40)
     assert_same(*(weights_of(path) for path in (out.folder.model, out.folder.path / "distilled/model.safetensors")))
+
+
+def test_a_lone_step_begins_where_noise_all_but_hides_the_data_whatever_their_scale():
+    for sigma in (0.25, 0.5, 1.0):
+        config = Config(model=ModelConfig(sigma_data=sigma), run=RunConfig(steps=1))
+        student = student_config(config, [], budget=None, steps=None)
+        (t, end), several = (build_grid(student.sample, 1.0)(n) for n in (1, 4))
+        assert t / ((1 - t) * sigma) == pytest.approx(ALONE, rel=0.01) and end == 0
+        assert several[0] == 1 and 0.15 < several[-2] < 0.25, "the last of four jumps"
+        assert student_config(config, ["sample.alone=1"], budget=None, steps=None).sample.alone == 1
 
 
 def test_a_student_resumed_is_bit_equal(distilled, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +12,14 @@ from torch import nn
 
 from fromnoise.cond import Cond
 from fromnoise.density import Uniform
+from fromnoise.grid import Linear
 from fromnoise.objectives import FlowMap, Matching
 from fromnoise.objectives.matching import JUMPS
 from fromnoise.posterior import Mean
 from fromnoise.process import Gaussian
 from fromnoise.rng import Rng
+from fromnoise.sample import finish, sample
+from fromnoise.stepper import DDIM
 
 MEAN, STD = 0.7, 0.4  # of the data, N(MEAN, STD²)
 
@@ -57,7 +62,9 @@ class Student(nn.Module):
 
 def objective(companion, **more) -> Matching:
     flow = FlowMap(teacher=OfNormal(MEAN, STD), density=Uniform())
-    return Matching(**{"flow": flow, "companion": companion, "begin": 0.0, "flow_share": 0.0, **more})
+    return Matching(
+        **{"flow": flow, "lone": flow.teacher, "companion": companion, "begin": 0.0, "flow_share": 0.0, **more}
+    )
 
 
 def jumps(n: int) -> torch.Tensor:
@@ -86,17 +93,29 @@ def test_at_the_teachers_law_nothing_pulls():
     student = Student(MEAN, STD)
     x0, rng = batch(256)
     goal = objective(OfNormal(MEAN, STD))
-    x = goal.samples(student, x0, Cond.empty(256), jumps(256), rng)
+    x = goal.samples(student, x0, Cond.empty(256), goal.times(jumps(256)), rng)
     t = torch.full((256, 1), 0.5, dtype=torch.float64)
     pull, _ = goal.pull(x, rng.normal((256, 3), like=x0), t, jumps(256), Cond.empty(256))
     assert float(pull.detach().abs().max()) < 1e-20
+
+
+def test_only_samples_of_one_jump_are_drawn_to_the_teacher_of_lone_steps():
+    x0, rng = batch(64)
+    goal, student, cond = objective(OfNormal(MEAN, STD)), Student(MEAN, STD), Cond.empty(64)
+    x = goal.samples(student, x0, cond, goal.times(jumps(64)), rng).detach()
+    eps, t = rng.normal((64, 3), like=x0), torch.full((64, 1), 0.5, dtype=torch.float64)
+    same, other = (
+        replace(goal, lone=lone).pull(x, eps, t, jumps(64), cond)[0]
+        for lone in (OfNormal(MEAN, STD), OfNormal(MEAN + 1, STD))
+    )
+    assert bool(((same - other).abs() > 1e-3).eq(jumps(64) == 1).all())
 
 
 def test_each_of_the_two_is_trained_by_its_own_loss_alone():
     student, companion = Student(0.2, 0.3), OfNormal(0.4, 0.5)
     x0, rng = batch(64)
     goal, cond, t = objective(companion), Cond.empty(64), torch.full((64, 1), 0.5, dtype=torch.float64)
-    x = goal.samples(student, x0, cond, jumps(64), rng)
+    x = goal.samples(student, x0, cond, goal.times(jumps(64)), rng)
     pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond)
     everything = [student.mean, student.std, companion.mean, companion.std]
     pulled = torch.autograd.grad(pull.mean(), everything, allow_unused=True, retain_graph=True)
@@ -109,13 +128,26 @@ def test_each_of_the_two_is_trained_by_its_own_loss_alone():
 def test_samples_take_their_own_number_of_jumps_wherever_a_batch_is_cut():
     student, x0 = Student(0.2, 0.3), torch.zeros(8, 3, dtype=torch.float64)
     goal = objective(OfNormal(MEAN, STD))
-    whole = goal.samples(student, x0, Cond.empty(8), jumps(8), Rng.of(3, range(8), total=8))
+    whole = goal.samples(student, x0, Cond.empty(8), goal.times(jumps(8)), Rng.of(3, range(8), total=8))
     assert len(student.asked) == int(jumps(8).sum())
     assert {round(t, 2) for t, s, _ in student.asked if s == 0} == {1.0, 0.5, 0.25}
     for part in (slice(0, 3), slice(3, 8)):
         rng = Rng.of(3, range(8), total=8)[part]
-        cut = goal.samples(student, x0[part], Cond.empty(len(x0[part])), jumps(8)[part], rng)
+        cut = goal.samples(student, x0[part], Cond.empty(len(x0[part])), goal.times(jumps(8)[part]), rng)
         torch.testing.assert_close(cut, whole[part])
+
+
+@pytest.mark.parametrize("grid", [Linear(), Linear(alone=0.8), Linear(shift=0.7, start=0.99)])
+def test_what_is_matched_is_what_the_sampler_makes_of_the_same_noise(grid):
+    """Wherever jumps begin: each from noise scaled to its first time, along the grid that sampling takes."""
+    student, x0 = Student(0.2, 0.3), torch.zeros(8, 3, dtype=torch.float64)
+    goal = objective(OfNormal(MEAN, STD), grid=grid)
+    made = goal.samples(student, x0, Cond.empty(8), goal.times(jumps(8)), Rng.of(3, range(8))).detach()
+    for k in set(JUMPS):
+        rng = Rng.of(3, range(8))
+        x = student.process.prior((8, 3), grid(k)[0], rng, dtype=torch.float64)
+        sampled = finish(sample(student, DDIM(), grid(k), x, Cond.empty(8), rng))
+        torch.testing.assert_close(made[jumps(8) == k], sampled[jumps(8) == k])
 
 
 def test_nothing_is_matched_before_its_time_and_nobody_listens_to_a_new_companion():

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fromnoise.config import OptimConfig
-from fromnoise.optim import make_optimizer, orthogonal, pack_optimizer, schedule, set_lr, unpack_optimizer
+from fromnoise.optim import (
+    limit_momentum,
+    make_optimizer,
+    orthogonal,
+    pack_optimizer,
+    schedule,
+    set_lr,
+    unpack_optimizer,
+)
 
 
 def network() -> nn.Sequential:
@@ -167,3 +175,15 @@ def test_the_schedule_warms_up_stays_and_ends_at_zero(decay_from, warmup, total)
 def test_the_schedule_drops_when_it_is_said_to(at, to):
     optim = OptimConfig(warmup_steps=0, decay_from=1.0, drop_at=at, drop_to=to)
     assert all(schedule(n / 100, n, optim) == (to if n / 100 >= at else 1) for n in range(100))
+
+
+def test_momenta_are_limited_as_long_as_it_is_said_and_no_longer():
+    """A run that goes back before the limit trains as it did, so a limit leaves nothing behind."""
+    limited, plain = optimizer_of(network()), optimizer_of(network())
+    for most, expected in ((0.6, {0.6}), (0.92, {0.92, 0.9}), (1.0, {0.95, 0.9})):
+        limit_momentum(limited, most)
+        assert {group["momentum"] for group in limited.param_groups} == expected
+    assert [g["momentum"] for g in limited.param_groups] == [g["momentum"] for g in plain.param_groups]
+    free = optimizer_of(network(), momentum=0.0)
+    limit_momentum(free, 0.6)
+    assert {group["momentum"] for group in free.param_groups if group["rule"] == "muon"} == {0.0}

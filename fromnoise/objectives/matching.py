@@ -14,14 +14,15 @@ with the right side held fixed (their eq. 8).  A flow map alone copies where the
 time, blurs it; what this adds is that the samples must look like the teacher's to the teacher.  The companion learns
 from the very x_t that (2) is measured on, so it costs one pass and nothing else.
 
-The last of k jumps begins at time 1/k and can change no more than what the noise there hides.  Far beyond, both scores
-speak of what is settled already, and a jump could follow them only by a shift of all samples alike; but they are also
-all that says when samples as a whole drift away, and without them they do.  So t stays below REACH/k.
+The last of k jumps begins at time 1/k or so and can change no more than what the noise there hides.  Far beyond, both
+scores speak of what is settled already, and a jump could follow them only by a shift of all samples alike; but they are
+also all that says when samples as a whole drift away, and without them they do.  So t stays below REACH times that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
+from fromnoise.grid import Grid, Linear
 from fromnoise.objectives.flowmap import FlowMap, jump_velocity, mean_square
 from fromnoise.objectives.loss import Loss
 from fromnoise.process import add_noise
@@ -38,7 +40,7 @@ from fromnoise.types import Data, Time
 
 JUMPS = (1, 2, 1, 4)  # of samples, by their place in the global batch
 LOW, HIGH = 0.03, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
-REACH = 2.5
+REACH = 2.5  # times where the last jump begins
 LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
 FLOW_EVERY = 8  # of so many examples one keeps jumps consistent, which needs little by then
 SMALL = 1e-3  # at least, the denominator of eq. (2)
@@ -50,6 +52,8 @@ class Matching:
 
     For the flow map the run is over at `begin`: its k has fallen by then.
 
+    lone       the teacher of samples in one jump: the flow's, or one that is guided more strongly
+    grid       where a number of jumps begin and end: that of sampling
     companion  a denoiser of its own parameters, trained along by the same optimiser: first the teacher's twin, at last
                the denoiser of what the student makes
     flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with; an eighth of
@@ -57,7 +61,9 @@ class Matching:
     """
 
     flow: FlowMap
+    lone: Denoiser
     companion: Denoiser
+    grid: Grid = field(default_factory=Linear)
     begin: float = 0.5
     flow_share: float = 0.025
 
@@ -66,8 +72,9 @@ class Matching:
             return self.flow(denoise, x0, cond, rng, progress / self.begin)
         place = torch.tensor(rng.positions, device=x0.device)
         jumps = torch.tensor(JUMPS, device=x0.device)[place % len(JUMPS)]
-        x = self.samples(denoise, x0, cond, jumps, rng)
-        high = HIGH * (REACH / jumps).clamp_max(1.0)
+        times = self.times(jumps)
+        x = self.samples(denoise, x0, cond, times, rng)
+        high = HIGH * (REACH * last(times)).clamp_max(1.0)
         t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
         eps = rng.normal(tuple(x.shape), like=x)
         pull, follow = self.pull(x, eps, t, jumps, cond)
@@ -83,17 +90,22 @@ class Matching:
         """The flow map's measure: how far from the teacher's ends, which matching gives up to look like them."""
         return self.flow.at(denoise, x0, cond, t, rng)
 
-    def samples(self, denoise: Denoiser, like: Data, cond: Cond, jumps: Int[Tensor, " b"], rng: Rng) -> Data:
-        """What the student makes of noise in `jumps` equal jumps; the gradient is that of the last one alone."""
-        x = torch.empty_like(like).copy_(denoise.process.prior(tuple(like.shape), self.flow.start, rng))
-        for done in range(max(JUMPS) - 1):
-            going = jumps > done + 1
+    def times(self, jumps: Int[Tensor, " b"]) -> Float[Tensor, "k b"]:
+        """Row n is where jump n of each sample begins; 0 once all of its jumps are done."""
+        grids = {k: self.grid(k) + (0.0,) * (max(JUMPS) - k) for k in JUMPS}
+        return torch.tensor([grids[k] for k in jumps.tolist()], dtype=torch.float64, device=jumps.device).T
+
+    def samples(self, denoise: Denoiser, like: Data, cond: Cond, times: Float[Tensor, "k b"], rng: Rng) -> Data:
+        """What the student makes of noise by jumps at `times`; the gradient is that of the last one alone."""
+        x = torch.empty_like(like).copy_(as_time(times[0], like) * rng.normal(tuple(like.shape), like=like))
+        for begin, end in pairwise(times):
+            going = end > 0
             if bool(going.any()):
-                here, count = x[going], jumps[going]
-                t, s = (as_time(self.flow.start * (1 - n / count), here) for n in (done, done + 1))
+                here = x[going]
+                t, s = as_time(begin[going], here), as_time(end[going], here)
                 with torch.no_grad():
                     x[going] = here - (t - s) * jump_velocity(denoise, here, t, s, cond.rows(going))
-        t = as_time(self.flow.start / jumps, x)
+        t = as_time(last(times), x)
         return x - t * jump_velocity(denoise, x, t, torch.zeros_like(t), cond)
 
     def pull(
@@ -107,7 +119,15 @@ class Matching:
         s = t - t / as_time(jumps, x_t)
         theirs = jump_velocity(self.companion, x_t, t, s, cond)
         with torch.no_grad():
-            v = jump_velocity(self.flow.teacher, x_t, t, t, cond)
+            v = torch.empty_like(x_t)
+            for rows, teacher in ((jumps == 1, self.lone), (jumps > 1, self.flow.teacher)):
+                if bool(rows.any()):
+                    v[rows] = jump_velocity(teacher, x_t[rows], t[rows], t[rows], cond.rows(rows))
             size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)
             goal = made + t * (theirs - v) / as_time(size, made)  # eq. (2): x0_hat = x_t - t·v
         return mean_square(x - goal) / 2, mean_square(theirs - (eps - made))
+
+
+def last(times: Float[Tensor, "k b"]) -> Float[Tensor, " b"]:
+    """Where the jump to 0 begins."""
+    return times.where(times > 0, torch.inf).amin(0)
