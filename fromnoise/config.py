@@ -102,7 +102,8 @@ class FlowConfig:
     """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times.
 
     From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`); the
-    flow then weighs `match_flow`, and guidance, 1 apart, is `match_lone` times as strong for lone steps.  1: never.
+    flow then weighs `match_flow`; never where `match_from` is 1.  Samples of one step are matched to a teacher whose
+    guidance is `match_lone` times as far from 1.
     """
 
     t_mean: Finite = 0.0
