@@ -12,11 +12,10 @@ from fromnoise.cond import Column
 from fromnoise.config import Config, SampleConfig, TransformerConfig, UNetConfig
 from fromnoise.denoise import Denoiser, ModelDenoiser, NetDenoiser, TokenDenoiser
 from fromnoise.density import LogitNormal
-from fromnoise.grid import Grid, Karras, Linear, Listed, LogSNR
+from fromnoise.grid import Grid, Karras, Known, Linear, Listed, LogSNR
 from fromnoise.guide import Guided, Interval, Null
 from fromnoise.nets import Conditioner, TokenTransformer, Transformer, UNet
 from fromnoise.objectives import (
-    FlowMap,
     MaskedCrossEntropy,
     Matching,
     Objective,
@@ -24,7 +23,9 @@ from fromnoise.objectives import (
     TargetWeight,
     UniformWeight,
     VelocityWeight,
+    Walks,
 )
+from fromnoise.objectives.walks import STRIDES
 from fromnoise.rng import derive_seed
 from fromnoise.stepper import DDIM, Heun, Multistep, Stepper
 from fromnoise.target import EDM, X0, Eps, Target, Velocity
@@ -110,37 +111,22 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_distillation(
-    config: Config, guided: Callable[[float], Denoiser], companion: Denoiser | None, start: float
-) -> Objective:
-    """What a student is trained by; its teacher, guided so many times as strongly, can be asked from time `start` on.
+def build_distillation(config: Config, guided: Callable[[float], Denoiser], companion: Denoiser | None) -> Objective:
+    """What a student is trained by, whose teacher can be guided so many times as strongly.
 
-    Without a companion it is the flow map's loss alone.
+    Without a companion it is the loss on walks alone.
     """
-    flow = config.flow
-    flow_map = FlowMap(
-        teacher=guided(1.0),
-        density=LogitNormal(mean=flow.t_mean, std=flow.t_std),
-        start=start,
-        at_start=flow.at_start,
-        at_end=flow.at_end,
-        instant=flow.instant,
-        last=flow.last,
-        k_first=flow.k_first,
-        k_last=flow.k_last,
-        power=flow.power,
-        from_data=flow.from_data,
-    )
+    flow, grid = config.flow, build_grid(config.sample, 1.0)
+    walks = Walks(teacher=guided(1.0), stops=grid(STRIDES), power=flow.power)
     if companion is None:
-        return flow_map
-    grid = build_grid(config.sample, start)
+        return walks
     return Matching(
-        flow=flow_map,
+        walks=walks,
         lone=guided(flow.match_lone),
         companion=companion,
         grid=grid,
         begin=flow.match_from,
-        flow_share=flow.match_flow,
+        share=flow.match_walks,
     )
 
 
@@ -159,16 +145,18 @@ def build_stepper(config: SampleConfig) -> Stepper:
 
 
 def build_grid(config: SampleConfig, start: float) -> Grid:
-    """The grid searched for `config.steps` multistep moves where there is one, else the formula.
+    """A student's own grids; else that searched for `config.steps` multistep moves where there is one, else a formula.
 
     Formulas go from `start`, the noisiest time that the denoiser can be asked at; EDM's has a start of its own.
     """
+    if config.jumps:
+        return Known(config.jumps)
     for times in config.searched if config.sampler == "multistep" else ():
         if len(times) == config.steps + 1:
             return Listed(times)
     match config.grid:
         case "linear":
-            return Linear(shift=config.shift, start=start, alone=config.alone)
+            return Linear(shift=config.shift, start=start)
         case "logsnr":
             return LogSNR(start=start)
         case "karras":

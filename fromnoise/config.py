@@ -19,7 +19,13 @@ from fromnoise.types import FromNoiseError
 
 STRICT = ConfigDict(extra="forbid")
 # Settings of earlier versions that mean nothing any more; runs and releases that have them are still read.
-RETIRED = {"flow": ("match_likeness",)}
+RETIRED = {
+    "flow": (
+        *("match_likeness", "match_flow", "t_mean", "t_std", "at_start", "at_end", "instant", "last", "k_first"),
+        *("k_last", "from_data"),
+    ),
+    "sample": ("alone",),
+}
 Positive = Annotated[float, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -99,25 +105,16 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FlowConfig:
-    """How a student learns its teacher's flow; see `objectives/flowmap.py`.  Jumps begin at logit-normal times.
+    """How a student learns its teacher's walks, by a loss of this `power`; see `objectives/walks.py`.
 
-    From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`); the
-    flow then weighs `match_flow`; never where `match_from` is 1.  Samples of one step are matched to a teacher whose
-    guidance is `match_lone` times as far from 1.
+    From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`), and
+    the walks of a quarter of the examples weigh `match_walks`; never where `match_from` is 1.  Samples of one step are
+    matched to a teacher whose guidance is `match_lone` times as far from 1.
     """
 
-    t_mean: Finite = 0.0
-    t_std: Positive = 1.6
-    at_start: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    at_end: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    instant: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    last: Fraction = 0.1
-    k_first: Annotated[float, Field(gt=0, le=1)] = 0.5
-    k_last: Annotated[float, Field(gt=0, le=1)] = 0.05
     power: Annotated[float, Field(ge=0, le=1)] = 0.75
-    from_data: bool = False
-    match_from: Annotated[float, Field(ge=0, le=1)] = 0.4
-    match_flow: Annotated[float, Field(ge=0)] = 0.025
+    match_from: Annotated[float, Field(ge=0, le=1)] = 0.3
+    match_walks: Annotated[float, Field(ge=0)] = 0.1
     match_lone: Annotated[float, Field(ge=0)] = 2.0
 
 
@@ -125,8 +122,8 @@ class FlowConfig:
 class OptimConfig:
     """`batch` is global, over all ranks; `micro` splits it where memory asks for it.
 
-    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, at `drop_at`, to `drop_to` of themselves,
-    and momenta to `drop_momentum` at most.
+    Rates fall to 0 by a cosine from part `decay_from` of the run on; before, between `drop_from` and `drop_at`, to
+    `drop_to` of themselves, and momenta there to `drop_momentum` at most.
     """
 
     batch: Count = 32
@@ -136,7 +133,8 @@ class OptimConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay_from: Fraction = 0.6
-    drop_at: Annotated[float, Field(ge=0, le=1)] = 1.0
+    drop_from: Fraction = 1.0
+    drop_at: Fraction = 1.0
     drop_to: Annotated[float, Field(gt=0, le=1)] = 1.0
     drop_momentum: Fraction = 1.0
     clip: Positive = 1.0
@@ -174,18 +172,17 @@ class SampleConfig:
     Guidance (1 means off, 0 the reference itself) pushes away from a `reference` where log-SNR lies between
     guidance_low and guidance_high: "weak" is the model's own early average (autoguidance, Karras et al. 2024), "null"
     the model without its condition.
-    A lone step of the linear grid begins at `alone` of the noisiest time, in noise scaled to it.
     `searched` are grids found for this model and the multistep sampler (`gridsearch.py`), at most one for a number of
-    steps; they go before the formula named by `grid`.  `nucleus` and `temperature` (1 means off) are of the sampler
-    "unmask", for tokens (`unmask.py`).
+    steps; they go before the formula named by `grid`.  `jumps` are a student's grids for 1, 2, … steps, the only ones
+    it knows.  `nucleus` and `temperature` (1 means off) are of the sampler "unmask", for tokens (`unmask.py`).
     """
 
     sampler: Literal["ddim", "ancestral", "heun", "multistep", "unmask"] = "multistep"
     steps: Count = 12
     grid: Literal["linear", "logsnr", "karras"] = "linear"
     shift: Positive = 2.0
-    alone: Annotated[float, Field(gt=0, le=1)] = 1.0
     searched: tuple[tuple[Fraction, ...], ...] = ()
+    jumps: tuple[tuple[Fraction, ...], ...] = ()
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     reference: Literal["weak", "null"] = "null"
     guidance_low: Finite = -6.0

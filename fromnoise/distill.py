@@ -2,7 +2,7 @@
 
 The student is the same network as a flow map, starts from the release's weights, and is trained in RUN/distilled as any
 run is: checkpoints, metrics, previews, resume, rollback and budget are the session's.  First it learns where the
-teacher's flow leads, then what the teacher's samples are like; the release is its last average.
+teacher walks, then what the teacher's samples are like; the release is its last average.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from fromnoise.data import Dataset
 from fromnoise.denoise import Denoiser, NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
+from fromnoise.grid import Times
+from fromnoise.objectives.walks import STRIDES, student_grids
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
 from fromnoise.release import Release, load_release
 from fromnoise.runtime import autocast
 from fromnoise.session import Session
 
-# Noise is so many times as strong as data where a lone step begins.  There the network takes noise alone for a picture
-# that is all but hidden, and what it makes of that is more varied than what it makes of noise at the very start.
-ALONE = 9.5
-SHIFT = 0.85  # of the grid: last jumps begin a little later than evenly
+# Where a student begins, noise is so many times as strong as data: all that is decided above is their mean.
+BEGIN = 9.5
+# And so many times where a teacher stops then whose own grid was not searched, much as the search finds for pictures.
+STOPS = (6.2, 3.9, 2.5, 1.6, 0.85, 0.4, 0.16, 0.0)
 FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
-GENTLER = 1 / 3
-GENTLEST = 1 / 4  # of those while samples are matched: at the full rate the companion loses sight of them
+GENTLER = 2 / 3
+GENTLEST = 1 / 8  # of those while samples are matched: at the full rate the companion loses sight of them
+FALL = 0.6  # of the time before that, where rates begin to fall
 AGILE = 0.6  # momentum then, since student and companion follow each other: more, and samples drift away as a whole
 
 
@@ -77,21 +80,33 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
         model=replace(config.model, flow_map=True),
         optim=optim,
         run=run,
-        sample=SampleConfig(sampler="ddim", steps=4, grid="linear", shift=SHIFT, alone=alone(config)),
+        sample=SampleConfig(sampler="ddim", steps=4, jumps=jumps(config)),
     )
     begin = override(student, settings).flow.match_from
     if begin < 1:
         # Samples that are likelier to the teacher need not lie where it goes from the same noise, which is all that
         # the held-out loss can see.
-        optim = replace(optim, drop_at=begin, drop_to=GENTLEST, drop_momentum=AGILE, decay_from=(1 + begin) / 2)
+        optim = replace(
+            optim,
+            drop_from=FALL * begin,
+            drop_at=begin,
+            drop_to=GENTLEST,
+            drop_momentum=AGILE,
+            decay_from=(1 + begin) / 2,
+        )
         student = replace(student, optim=optim, run=replace(run, keep="last"))
     return override(student, settings)
 
 
-def alone(config: Config) -> float:
-    """The time where a lone step begins."""
-    noise = ALONE * config.model.sigma_data
-    return round(noise / (1 + noise), 4)
+def jumps(config: Config) -> tuple[Times, ...]:
+    """The grids of a student of 1, 2, … steps; its teacher walks by the grid that was searched for it, if any was."""
+
+    def time(noise: float) -> float:
+        return round(noise * config.model.sigma_data / (1 + noise * config.model.sigma_data), 4)
+
+    first = time(BEGIN)
+    own = (times[1:] for times in config.sample.searched if len(times) == STRIDES + 1 and times[1] < first)
+    return student_grids((first, *next(own, tuple(map(time, STOPS)))))
 
 
 def begin_student(
@@ -112,7 +127,7 @@ def begin_student(
     runtime = make_ready(asked_precision(settings))
     config = student_config(teacher.config, settings, budget=budget, steps=steps)
     guided = f", guided by {teacher.config.sample.guidance:g}" if teacher.config.sample.guidance != 1 else ""
-    notes = [f"student: learns the flow of its teacher {teacher.digest}{guided}, for sampling in 1 to 4 steps."]
+    notes = [f"student: learns the walks of its teacher {teacher.digest}{guided}, for sampling in 1 to 4 steps."]
     facts = {
         "config": to_json(config),
         "data": folder.read_facts()["data"],
@@ -152,7 +167,7 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
         weight = max(0.0, 1 + times * (teacher.config.sample.guidance - 1))
         return build_guidance(replace(teacher.config.sample, guidance=weight), teacher.denoiser, teacher.weak)
 
-    objective = build_distillation(config, guided, companion, teacher.denoiser.start)
+    objective = build_distillation(config, guided, companion)
     session = make_session(prepared, begun, objective, companion)
     session.trainer.denoiser.load_state_dict(teacher.denoiser.state_dict())
     return session

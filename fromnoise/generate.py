@@ -27,6 +27,7 @@ from fromnoise.data.media import MEDIA
 from fromnoise.denoise import Denoiser
 from fromnoise.extend import Extension
 from fromnoise.memory import fitting
+from fromnoise.objectives.walks import expected
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
@@ -215,6 +216,8 @@ def walk(
         denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)
     if beyond is not None:
         denoise = beyond(denoise, x)
+    if config.jumps:
+        x = x + (1 - times[0]) * expected(denoise, x, cond.to(device), times[0])
     if x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
     rng = Rng.of(seed, indices, "steps")

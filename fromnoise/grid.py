@@ -59,17 +59,15 @@ class Karras:
 @dataclass(frozen=True, kw_only=True)
 class Linear:
     """Uniform in t, then shifted by `shift·t / (1 + (shift-1)·t)`: above 1, more of the steps go to the noisy end
-    (Esser et al. 2024, eq. 23).  A step that is the only one begins at `alone` times the start."""
+    (Esser et al. 2024, eq. 23)."""
 
     shift: float = 1.0
     start: float = 1.0
-    alone: float = 1.0
 
     def __call__(self, steps: int) -> Times:
         check_steps(steps)
         t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        start = self.start * (self.alone if steps == 1 else 1.0)
-        t = start * self.shift * t / (1 + (self.shift - 1) * t)
+        t = self.start * self.shift * t / (1 + (self.shift - 1) * t)
         return (*t[:-1].tolist(), 0.0)
 
 
@@ -83,6 +81,21 @@ class Listed:
         if steps != len(self.times) - 1:
             raise FromNoiseError(f"This grid has {len(self.times) - 1} steps, not {steps}: ask for that many.")
         return self.times
+
+
+@dataclass(frozen=True)
+class Known:
+    """The grids of 1, 2, … steps that a student was made for."""
+
+    grids: tuple[Times, ...]
+
+    def __call__(self, steps: int) -> Times:
+        check_steps(steps)
+        if steps > len(self.grids):
+            raise FromNoiseError(
+                f"This student jumps in 1 to {len(self.grids)} steps, not {steps}: take fewer, or sample its teacher."
+            )
+        return self.grids[steps - 1]
 
 
 @dataclass(frozen=True, kw_only=True)

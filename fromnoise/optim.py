@@ -126,11 +126,14 @@ def limit_momentum(optimizer: torch.optim.Optimizer, most: float) -> None:
 def schedule(progress: float, step: int, optim: OptimConfig) -> float:
     """The learning-rate multiplier: a linear warm-up, then 1, then a cosine from progress `decay_from` to 0 at 1.
 
-    From `drop_at` on it is `drop_to` times that.
+    From `drop_at` on it is `drop_to` times that, to which a cosine leads from `drop_from` on.
     `progress` is the part of the run that is done, in steps or in time, so a budget in minutes decays as one in steps.
     """
     warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
     low = optim.drop_to if progress >= optim.drop_at else 1.0
+    if optim.drop_from < progress < optim.drop_at:
+        done = (progress - optim.drop_from) / (optim.drop_at - optim.drop_from)
+        low = optim.drop_to + (1 - optim.drop_to) * 0.5 * (1 + math.cos(math.pi * done))
     if progress <= optim.decay_from:
         return warm * low
     done = min(1.0, (progress - optim.decay_from) / (1 - optim.decay_from))

@@ -22,16 +22,15 @@ from fromnoise.config import Config, OptimConfig
 from fromnoise.denoise import ModelDenoiser
 from fromnoise.ema import PowerEma
 from fromnoise.nets import hidden_matrices
-from fromnoise.objectives import Objective
+from fromnoise.objectives import Lasting, Objective
 from fromnoise.optim import Muonw, limit_momentum, make_optimizer, pack_optimizer, schedule, set_lr, unpack_optimizer
 from fromnoise.rng import Rng
 from fromnoise.runtime import Runtime, all_sum, all_sum_gradients, from_main
 from fromnoise.sample import as_time
 from fromnoise.shuffle import shuffled
-from fromnoise.types import FromNoiseError
+from fromnoise.types import Data, FromNoiseError
 
 HELD_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
-COMPANION = 2.0  # times the learning rates of a model, those of its companion, which has to keep up with it
 
 
 @runtime_checkable
@@ -107,14 +106,14 @@ class Trainer:
         self.trained = nn.ModuleList([denoiser] if companion is None else [denoiser, companion])
         self.optimizer = optimizer_of(denoiser, config.optim, runtime.dtype)
         if companion is not None:
-            # No drop of rates is meant for it.
-            keen = COMPANION / config.optim.drop_to
-            for group in optimizer_of(companion, config.optim, runtime.dtype, keen).param_groups:
+            # No drop of rates is meant for it, since it has to keep up.
+            for group in optimizer_of(companion, config.optim, runtime.dtype, 1 / config.optim.drop_to).param_groups:
                 self.optimizer.add_param_group(group)
         # Two lengths span a space of profiles from which any other is made afterwards.
         self.ema = PowerEma(denoiser, (config.run.ema, 2 * config.run.ema))
         self.position = Position()
         self.reserve = self.carried = 0.0
+        self.prepared: dict[range, int] = {}  # where in the batch, and in which step, a lasting objective was prepared
         self.consecutive = 0
 
     # ---- the loop -----------------------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ class Trainer:
         everyone = order(self.indices, step, optim.batch, self.config.run.seed)
         for places in chunks(mine, optim.micro or optim.batch):
             examples = everyone[places.start : places.stop]
-            values = self._losses(step, places, examples, progress)
+            values = self._losses(step, places, progress)
             (values.sum() / optim.batch).backward()
             total += float(values.detach().double().sum()) / optim.batch
             bad += examples[~torch.isfinite(values.detach()).cpu().numpy()].tolist()
@@ -172,18 +171,27 @@ class Trainer:
         self.position = replace(self.position, updates=updates + 1)
         return Stepped(step=step + 1, progress=progress, seconds=seconds, loss=loss, gradient=norm, rate=rate)
 
-    def _losses(self, step: int, places: range, examples: np.ndarray, progress: float) -> Tensor:
-        device = self.runtime.device
-        salt = ("train", step, self.position.rollbacks)
-        rng = Rng.of(self.config.run.seed, places, *salt, total=self.config.optim.batch)
+    def _losses(self, step: int, places: range, progress: float) -> Tensor:
+        if isinstance(self.objective, Lasting):
+            first = step - step % self.objective.lasts
+            if self.prepared.get(places) != first:
+                self.objective.prepare(*self._batch("prepare", first, places))
+                self.prepared[places] = first
+        return self.objective(self.denoiser, *self._batch("train", step, places), progress).value
+
+    def _batch(self, use: str, step: int, places: range) -> tuple[Data, Cond, Rng]:
+        """The examples at these places of a step's batch, with streams of random numbers for one use."""
+        optim, seed = self.config.optim, self.config.run.seed
+        examples = order(self.indices, step, optim.batch, seed)[places.start : places.stop]
+        rng = Rng.of(seed, places, use, step, self.position.rollbacks, total=optim.batch)
         cond, x0 = self.data.cond(examples, rng), self.data.x0(examples, rng)
         cond = cond.drop(self.config.loss.drop, rng)
         if self.config.loss.augment:
             x0, cond = augmented(x0, cond, self.config.loss.augment, rng, self.config.loss.augment_flip)
-        x0 = x0.to(device)
+        x0 = x0.to(self.runtime.device)
         if x0.ndim == 4:
             x0 = x0.to(memory_format=torch.channels_last)
-        return self.objective(self.denoiser, x0, cond.to(device), rng, progress).value
+        return x0, cond.to(self.runtime.device), rng
 
     # ---- what is kept -------------------------------------------------------------------------------------------
 
@@ -220,6 +228,7 @@ class Trainer:
         self.ema.unpack(averages)
         self.position = Position(**position)
         self.consecutive = 0
+        self.prepared.clear()
 
 
 def optimizer_of(model: ModelDenoiser, optim: OptimConfig, dtype: torch.dtype, times: float = 1.0) -> Muonw:

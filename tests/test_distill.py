@@ -1,4 +1,4 @@
-"""Students as users meet them; the laws of what they learn are in `test_flowmap.py`."""
+"""Students as users meet them; the laws of what they learn are in `test_walks.py` and `test_matching.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fromnoise.build import build_grid
 from fromnoise.cli import app, main
 from fromnoise.config import Config, ModelConfig, RunConfig
 from fromnoise.denoise import TokenDenoiser
-from fromnoise.distill import ALONE, check_teacher, student_config
+from fromnoise.distill import BEGIN, check_teacher, student_config
 from fromnoise.errors import FromNoiseError, NotJudged
 from fromnoise.fewsteps import STEPS, FewSteps, Way
 from fromnoise.nets import Conditioner
@@ -133,14 +133,23 @@ def test_a_student_is_as_long_as_its_run_and_starts_from_its_weights(distilled, 
     assert_same(*(weights_of(path) for path in (out.folder.model, out.folder.path / "distilled/model.safetensors")))
 
 
-def test_a_lone_step_begins_where_noise_all_but_hides_the_data_whatever_their_scale():
+def test_a_student_jumps_between_its_teachers_stops_from_where_noise_all_but_hides_the_data():
     for sigma in (0.25, 0.5, 1.0):
         config = Config(model=ModelConfig(sigma_data=sigma), run=RunConfig(steps=1))
         student = student_config(config, [], budget=None, steps=None)
-        (t, end), several = (build_grid(student.sample, 1.0)(n) for n in (1, 4))
-        assert t / ((1 - t) * sigma) == pytest.approx(ALONE, rel=0.01) and end == 0
-        assert several[0] == 1 and 0.15 < several[-2] < 0.25, "the last of four jumps"
-        assert student_config(config, ["sample.alone=1"], budget=None, steps=None).sample.alone == 1
+        grids = [build_grid(student.sample, 1.0)(n) for n in range(1, 9)]
+        stops = grids[-1]
+        assert stops[0] / ((1 - stops[0]) * sigma) == pytest.approx(BEGIN, rel=0.01)
+        assert list(stops) == sorted(stops, reverse=True) and stops[-1] == 0
+        for n, grid in enumerate(grids, start=1):
+            assert len(grid) == n + 1 and set(grid) <= set(stops) and (grid[0], grid[-1]) == (stops[0], 0)
+        # A teacher whose grid was searched walks by it.
+        searched = (0.98, *(0.69 - 0.09 * n for n in range(7)), 0.0)
+        sample = replace(config.sample, searched=((0.9, 0.5, 0.0), searched))
+        known = student_config(replace(config, sample=sample), [], budget=None, steps=None).sample.jumps
+        assert known[7] == (stops[0], *searched[1:])
+        with pytest.raises(FromNoiseError, match="1 to 8 steps, not 9"):
+            build_grid(student.sample, 1.0)(9)
 
 
 def test_a_student_resumed_is_bit_equal(distilled, tmp_path):
@@ -225,7 +234,7 @@ def test_what_cannot_be_distilled_is_refused_in_a_sentence(distilled, refused, t
     assert "lone release" in refused("distill", run.folder.model)
     assert "--resume" in refused("distill", run.folder.path)
     assert "nowhere" in refused("distill", tmp_path / "nowhere")
-    assert "flow.k_last" in refused("distill", copied(run, tmp_path / "a").folder.path, "--set", "flow.k_last=0")
+    assert "flow.power" in refused("distill", copied(run, tmp_path / "a").folder.path, "--set", "flow.power=2")
     assert "budget" in refused("distill", copied(run, tmp_path / "b").folder.path, "--budget", "5m", "--steps", 3)
     assert not (tmp_path / "a" / "distilled").exists() and not (tmp_path / "b" / "distilled").exists()
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fromnoise.cond import Cond
-from fromnoise.density import Uniform
-from fromnoise.grid import Linear
-from fromnoise.objectives import FlowMap, Matching
-from fromnoise.objectives.matching import JUMPS
+from fromnoise.grid import Known, Linear
+from fromnoise.objectives import Matching, Walks
+from fromnoise.objectives.matching import JUMPS, WALK_EVERY
+from fromnoise.objectives.walks import STRIDES, expected, student_grids
 from fromnoise.posterior import Mean
 from fromnoise.process import Gaussian
 from fromnoise.rng import Rng
@@ -61,10 +61,16 @@ class Student(nn.Module):
 
 
 def objective(companion, **more) -> Matching:
-    flow = FlowMap(teacher=OfNormal(MEAN, STD), density=Uniform())
+    walks = Walks(teacher=OfNormal(MEAN, STD), stops=Linear()(STRIDES))
     return Matching(
-        **{"flow": flow, "lone": flow.teacher, "companion": companion, "begin": 0.0, "flow_share": 0.0, **more}
+        **{"walks": walks, "lone": walks.teacher, "companion": companion, "begin": 0.0, "share": 0.0, **more}
     )
+
+
+def loss(goal: Matching, student: Student, x0: torch.Tensor, rng: Rng, progress: float = 1.0) -> torch.Tensor:
+    cond = Cond.empty(len(x0))
+    goal.prepare(x0, cond, rng)
+    return goal(student, x0, cond, rng, progress).value.mean()
 
 
 def jumps(n: int) -> torch.Tensor:
@@ -84,7 +90,7 @@ def test_the_pull_is_towards_the_teachers_law(mean, std):
     """With a companion that knows the student exactly, a wrong mean or a wrong deviation is pulled the right way."""
     for law, wrong in (((mean, STD), mean - MEAN), ((MEAN, std), std - STD)):
         student, (x0, rng) = Student(*law), batch(128)
-        objective(OfNormal(*law))(student, x0, Cond.empty(128), rng, 1.0).value.mean().backward()
+        loss(objective(OfNormal(*law)), student, x0, rng).backward()
         grad = student.mean.grad if law[1] == STD else student.std.grad
         assert grad is not None and float(grad) * wrong > 0
 
@@ -93,7 +99,7 @@ def test_at_the_teachers_law_nothing_pulls():
     student = Student(MEAN, STD)
     x0, rng = batch(256)
     goal = objective(OfNormal(MEAN, STD))
-    x = goal.samples(student, x0, Cond.empty(256), goal.times(jumps(256)), rng)
+    x = goal.samples(student, rng.normal((256, 3), like=x0), Cond.empty(256), goal.times(jumps(256)))
     t = torch.full((256, 1), 0.5, dtype=torch.float64)
     pull, _ = goal.pull(x, rng.normal((256, 3), like=x0), t, jumps(256), Cond.empty(256))
     assert float(pull.detach().abs().max()) < 1e-20
@@ -102,7 +108,7 @@ def test_at_the_teachers_law_nothing_pulls():
 def test_only_samples_of_one_jump_are_drawn_to_the_teacher_of_lone_steps():
     x0, rng = batch(64)
     goal, student, cond = objective(OfNormal(MEAN, STD)), Student(MEAN, STD), Cond.empty(64)
-    x = goal.samples(student, x0, cond, goal.times(jumps(64)), rng).detach()
+    x = goal.samples(student, rng.normal((64, 3), like=x0), cond, goal.times(jumps(64))).detach()
     eps, t = rng.normal((64, 3), like=x0), torch.full((64, 1), 0.5, dtype=torch.float64)
     same, other = (
         replace(goal, lone=lone).pull(x, eps, t, jumps(64), cond)[0]
@@ -115,7 +121,7 @@ def test_each_of_the_two_is_trained_by_its_own_loss_alone():
     student, companion = Student(0.2, 0.3), OfNormal(0.4, 0.5)
     x0, rng = batch(64)
     goal, cond, t = objective(companion), Cond.empty(64), torch.full((64, 1), 0.5, dtype=torch.float64)
-    x = goal.samples(student, x0, cond, goal.times(jumps(64)), rng)
+    x = goal.samples(student, rng.normal((64, 3), like=x0), cond, goal.times(jumps(64)))
     pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond)
     everything = [student.mean, student.std, companion.mean, companion.std]
     pulled = torch.autograd.grad(pull.mean(), everything, allow_unused=True, retain_graph=True)
@@ -125,29 +131,56 @@ def test_each_of_the_two_is_trained_by_its_own_loss_alone():
     assert bool((follow > 0).all()) and bool((pull > 0).all())
 
 
+def noise(n: int) -> torch.Tensor:
+    return Rng.of(3, range(n)).normal((n, 3), like=torch.zeros(0, dtype=torch.float64))
+
+
 def test_samples_take_their_own_number_of_jumps_wherever_a_batch_is_cut():
-    student, x0 = Student(0.2, 0.3), torch.zeros(8, 3, dtype=torch.float64)
+    student, eps = Student(0.2, 0.3), noise(8)
     goal = objective(OfNormal(MEAN, STD))
-    whole = goal.samples(student, x0, Cond.empty(8), goal.times(jumps(8)), Rng.of(3, range(8), total=8))
+    whole = goal.samples(student, eps, Cond.empty(8), goal.times(jumps(8)))
     assert len(student.asked) == int(jumps(8).sum())
     assert {round(t, 2) for t, s, _ in student.asked if s == 0} == {1.0, 0.5, 0.25}
     for part in (slice(0, 3), slice(3, 8)):
-        rng = Rng.of(3, range(8), total=8)[part]
-        cut = goal.samples(student, x0[part], Cond.empty(len(x0[part])), goal.times(jumps(8)[part]), rng)
+        cut = goal.samples(student, eps[part], Cond.empty(len(eps[part])), goal.times(jumps(8)[part]))
         torch.testing.assert_close(cut, whole[part])
 
 
-@pytest.mark.parametrize("grid", [Linear(), Linear(alone=0.8), Linear(shift=0.7, start=0.99)])
+STOPS = (0.87, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.1, 0.0)
+
+
+@pytest.mark.parametrize("grid", [Linear(), Linear(shift=0.7, start=0.9), Known(student_grids(STOPS))])
 def test_what_is_matched_is_what_the_sampler_makes_of_the_same_noise(grid):
     """Wherever jumps begin: each from noise scaled to its first time, along the grid that sampling takes."""
-    student, x0 = Student(0.2, 0.3), torch.zeros(8, 3, dtype=torch.float64)
+    student = Student(0.2, 0.3)
     goal = objective(OfNormal(MEAN, STD), grid=grid)
-    made = goal.samples(student, x0, Cond.empty(8), goal.times(jumps(8)), Rng.of(3, range(8))).detach()
+    made = goal.samples(student, noise(8), Cond.empty(8), goal.times(jumps(8))).detach()
     for k in set(JUMPS):
         rng = Rng.of(3, range(8))
         x = student.process.prior((8, 3), grid(k)[0], rng, dtype=torch.float64)
+        x += 0 if grid(k)[0] == 1 else (1 - grid(k)[0]) * expected(student, x, Cond.empty(8), grid(k)[0])
         sampled = finish(sample(student, DDIM(), grid(k), x, Cond.empty(8), rng))
         torch.testing.assert_close(made[jumps(8) == k], sampled[jumps(8) == k])
+
+
+def test_a_quarter_of_a_batch_walks_and_the_others_take_their_numbers_of_jumps_wherever_it_is_cut():
+    grid = Known(student_grids(STOPS))
+    lasts = {k: grid(k)[-2] for k in JUMPS}
+    for size in (32, 8, 4, 1):
+        student, companion = Student(0.2, 0.3), OfNormal(0.2, 0.3)
+        walks = Walks(teacher=OfNormal(MEAN, STD), stops=STOPS)
+        goal = objective(companion, walks=walks, grid=grid, share=1.0)
+        values = []
+        for first in range(0, 32, size):
+            rng, x0 = Rng.of(0, range(32))[first : first + size], torch.zeros(size, 3, dtype=torch.float64)
+            goal.prepare(x0, Cond.empty(size), rng)
+            values.append(goal(student, x0, Cond.empty(size), rng, 1.0).value.detach())
+        ended = [t for t, s, _ in student.asked if s == 0]
+        walking = sum(len(batch.x0) // WALK_EVERY or 1 for batch in walks.batches.values() if batch.walked)
+        assert walking == 8, "each from its own noise"
+        assert ended.count(lasts[1]) == 12 and ended.count(lasts[2]) == 6 and 6 <= ended.count(lasts[4]) <= 14
+        whole = values[0] if size == 32 else whole
+        torch.testing.assert_close(torch.cat(values), whole)
 
 
 def test_nothing_is_matched_before_its_time_and_nobody_listens_to_a_new_companion():
@@ -157,13 +190,12 @@ def test_nothing_is_matched_before_its_time_and_nobody_listens_to_a_new_companio
     def grads(progress: float) -> tuple[bool, float]:
         student.zero_grad()
         companion.zero_grad()
-        x0, rng = batch(32)
-        goal(student, x0, Cond.empty(32), rng, progress).value.mean().backward()
+        loss(goal, student, *batch(32), progress).backward()
         return companion.mean.grad is not None, 0.0 if student.mean.grad is None else student.mean.grad.item()
 
     before, lead, after = grads(0.49), grads(0.52), grads(0.6)
     assert (before[0], lead[0], after[0]) == (False, True, True)
-    assert before[1] != 0 and lead[1] == 0 and after[1] != 0, "flow map, companion alone, matching"
+    assert before[1] != 0 and lead[1] == 0 and after[1] != 0, "walks, companion alone, matching"
 
 
 @pytest.mark.parametrize("start", [(0.0, 0.2), (1.2, 0.8)])
@@ -176,7 +208,7 @@ def test_student_and_companion_trained_together_come_to_the_data(start):
     for step in range(steps):
         x0 = torch.zeros(64, 4, dtype=torch.float64)
         optimizer.zero_grad()
-        goal(student, x0, Cond.empty(64), Rng.of(1, range(64), step), 1.0).value.mean().backward()
+        loss(goal, student, x0, Rng.of(1, range(64), step)).backward()
         optimizer.step()
     assert student.mean.item() == pytest.approx(MEAN, abs=0.06)
     assert abs(student.std.item()) == pytest.approx(STD, abs=0.06)

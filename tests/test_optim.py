@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -175,6 +177,10 @@ def test_the_schedule_warms_up_stays_and_ends_at_zero(decay_from, warmup, total)
 def test_the_schedule_drops_when_it_is_said_to(at, to):
     optim = OptimConfig(warmup_steps=0, decay_from=1.0, drop_at=at, drop_to=to)
     assert all(schedule(n / 100, n, optim) == (to if n / 100 >= at else 1) for n in range(100))
+    # Or falls to there by and by, from where it is said to.
+    falling = [schedule(n / 100, n, replace(optim, drop_from=at / 2)) for n in range(100)]
+    assert all(a >= b >= to for a, b in pairwise(falling))
+    assert all(rate == (to if n / 100 >= at else 1) for n, rate in enumerate(falling) if not at / 2 < n / 100 < at)
 
 
 def test_momenta_are_limited_as_long_as_it_is_said_and_no_longer():

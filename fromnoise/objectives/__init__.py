@@ -1,13 +1,13 @@
 """Training losses, one family a file.  Each is a callable `(denoise, x0, cond, rng, progress) -> Loss`."""
 
-from fromnoise.objectives.flowmap import FlowMap
-from fromnoise.objectives.loss import Loss, Objective
+from fromnoise.objectives.loss import Lasting, Loss, Objective
 from fromnoise.objectives.masked import MaskedCrossEntropy
 from fromnoise.objectives.matching import Matching
 from fromnoise.objectives.regression import Regression, TargetWeight, UniformWeight, VelocityWeight
+from fromnoise.objectives.walks import Walks
 
 __all__ = [
-    "FlowMap",
+    "Lasting",
     "Loss",
     "MaskedCrossEntropy",
     "Matching",
@@ -16,4 +16,5 @@ __all__ = [
     "TargetWeight",
     "UniformWeight",
     "VelocityWeight",
+    "Walks",
 ]

@@ -29,3 +29,14 @@ class Objective(Protocol):
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
         """The loss at given noise levels, for measuring on held-out data."""
         ...
+
+
+@runtime_checkable
+class Lasting(Objective, Protocol):
+    """An objective that makes of a batch what is too costly to make anew for each of `lasts` steps."""
+
+    lasts: int
+
+    def prepare(self, x0: Data, cond: Cond, rng: Rng) -> None:
+        """Told before the first of those steps, and anew where a run goes on in their midst."""
+        ...

@@ -10,9 +10,9 @@ With the teacher's score of the data,
 
     x + (x0_hat(teacher) - x0_hat(companion)) / mean|x - x0_hat(teacher)|                                          (2)
 
-with the right side held fixed (their eq. 8).  A flow map alone copies where the teacher goes and, having too little
-time, blurs it; what this adds is that the samples must look like the teacher's to the teacher.  The companion learns
-from the very x_t that (2) is measured on, so it costs one pass and nothing else.
+with the right side held fixed (their eq. 8).  What is learned of the teacher's walks is where they go on average, which
+is a blur where jumps are long; what this adds is that samples must look like the teacher's to the teacher.  The
+companion learns from the very x_t that (2) is measured on, so it costs one pass and nothing else.
 
 The last of k jumps begins at time 1/k or so and can change no more than what the noise there hides.  Far beyond, both
 scores speak of what is settled already, and a jump could follow them only by a shift of all samples alike; but they are
@@ -31,73 +31,82 @@ from torch import Tensor
 from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.grid import Grid, Linear
-from fromnoise.objectives.flowmap import FlowMap, jump_velocity, mean_square
 from fromnoise.objectives.loss import Loss
+from fromnoise.objectives.walks import FOUR, UNKNOWN, Walks, expected, jump_velocity, mean_square
 from fromnoise.process import add_noise
 from fromnoise.rng import Rng
 from fromnoise.sample import as_time
 from fromnoise.types import Data, Time
 
-JUMPS = (1, 2, 1, 4)  # of samples, by their place in the global batch
+WALK_EVERY = 4  # of so many examples one is learned from the teacher's walks in four steps
+JUMPS = (1, 2, 1, 4)  # of the other samples, in turn
 LOW, HIGH = 0.03, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
 REACH = 2.5  # times where the last jump begins
 LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
-FLOW_EVERY = 8  # of so many examples one keeps jumps consistent, which needs little by then
 SMALL = 1e-3  # at least, the denominator of eq. (2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matching:
-    """A flow map's loss; from part `begin` of the run on, beside it, the squared distance to eq. (2) of own samples.
+    """The loss of `walks`; from part `begin` of the run on, beside it, the squared distance to eq. (2) of own samples.
 
-    For the flow map the run is over at `begin`: its k has fallen by then.
-
-    lone       the teacher of samples in one jump: the flow's, or one that is guided more strongly
-    grid       where a number of jumps begin and end: that of sampling
+    lone       the teacher of samples in one jump: that of the walks, or one that is guided more strongly
     companion  a denoiser of its own parameters, trained along by the same optimiser: first the teacher's twin, at last
                the denoiser of what the student makes
-    flow_share weight of the flow map's loss then, which keeps jumps consistent that no sample ends with; an eighth of
-               the batch measures it
+    grid       where a number of jumps begin and end: that of sampling
+    share      weight of the loss of walks then, which hold jumps on the way where they are
     """
 
-    flow: FlowMap
+    walks: Walks
     lone: Denoiser
     companion: Denoiser
     grid: Grid = field(default_factory=Linear)
     begin: float = 0.5
-    flow_share: float = 0.025
+    share: float = 0.1
+
+    @property
+    def lasts(self) -> int:
+        return self.walks.lasts
+
+    def prepare(self, x0: Data, cond: Cond, rng: Rng) -> None:
+        self.walks.prepare(x0, cond, rng)
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
         if progress < self.begin:
-            return self.flow(denoise, x0, cond, rng, progress / self.begin)
-        place = torch.tensor(rng.positions, device=x0.device)
-        jumps = torch.tensor(JUMPS, device=x0.device)[place % len(JUMPS)]
-        times = self.times(jumps)
-        x = self.samples(denoise, x0, cond, times, rng)
-        high = HIGH * (REACH * last(times)).clamp_max(1.0)
-        t = as_time(LOW + (high - LOW) * rng.stratified().to(x0.device), x0)
-        eps = rng.normal(tuple(x.shape), like=x)
-        pull, follow = self.pull(x, eps, t, jumps, cond)
-        heard = float(progress >= self.begin + LEAD)
-        value = heard * pull + follow
-        some = place % FLOW_EVERY == 0
-        if bool(some.any()):
-            flow = self.flow(denoise, x0[some], cond.rows(some), rng.every(FLOW_EVERY), 1.0).value
-            value[some] += self.flow_share * FLOW_EVERY * flow
-        return Loss(value, t.flatten())
+            return self.walks(denoise, x0, cond, rng, progress)
+        place = torch.tensor(rng.positions)
+        walking = place % WALK_EVERY == 0
+        jumps = torch.tensor(JUMPS)[(place - place // WALK_EVERY - 1) % len(JUMPS)]
+        t = LOW + (HIGH * (REACH * last(self.times(jumps))).clamp_max(1.0) - LOW) * rng.stratified()
+        noise, eps = (rng.normal(tuple(x0.shape), like=x0) for _ in range(2))
+        value = torch.empty(len(x0), dtype=x0.dtype, device=x0.device)
+        if bool(walking.any()):
+            walked = self.walks.jumps(rng, WALK_EVERY, FOUR)
+            value[walking], t[walking] = self.share * self.walks.loss(denoise, walked), walked.t.flatten().to(t)
+        rows = ~walking
+        if bool(rows.any()):
+            told, jumps = cond.rows(rows.to(x0.device)), jumps[rows]
+            x = self.samples(denoise, noise[rows], told, self.times(jumps))
+            pull, follow = self.pull(x, eps[rows], as_time(t[rows], x), jumps, told)
+            value[rows] = float(progress >= self.begin + LEAD) * pull + follow
+        return Loss(value, t)
 
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
-        """The flow map's measure: how far from the teacher's ends, which matching gives up to look like them."""
-        return self.flow.at(denoise, x0, cond, t, rng)
+        """That of the walks: how far from where the teacher came to, which matching gives up to look like it."""
+        return self.walks.at(denoise, x0, cond, t, rng)
 
     def times(self, jumps: Int[Tensor, " b"]) -> Float[Tensor, "k b"]:
         """Row n is where jump n of each sample begins; 0 once all of its jumps are done."""
         grids = {k: self.grid(k) + (0.0,) * (max(JUMPS) - k) for k in JUMPS}
-        return torch.tensor([grids[k] for k in jumps.tolist()], dtype=torch.float64, device=jumps.device).T
+        return torch.tensor([grids[k] for k in jumps.tolist()], dtype=torch.float64).T
 
-    def samples(self, denoise: Denoiser, like: Data, cond: Cond, times: Float[Tensor, "k b"], rng: Rng) -> Data:
-        """What the student makes of noise by jumps at `times`; the gradient is that of the last one alone."""
-        x = torch.empty_like(like).copy_(as_time(times[0], like) * rng.normal(tuple(like.shape), like=like))
+    def samples(self, denoise: Denoiser, noise: Data, cond: Cond, times: Float[Tensor, "k b"]) -> Data:
+        """What the student makes of noise by jumps at `times`, which all begin at one; the gradient is that of the last
+        jump alone."""
+        first = float(times[0, 0])
+        x = first * noise
+        if first < UNKNOWN:
+            x = x + (1 - first) * expected(denoise, noise, cond, first)
         for begin, end in pairwise(times):
             going = end > 0
             if bool(going.any()):
@@ -120,7 +129,7 @@ class Matching:
         theirs = jump_velocity(self.companion, x_t, t, s, cond)
         with torch.no_grad():
             v = torch.empty_like(x_t)
-            for rows, teacher in ((jumps == 1, self.lone), (jumps > 1, self.flow.teacher)):
+            for rows, teacher in ((jumps == 1, self.lone), (jumps > 1, self.walks.teacher)):
                 if bool(rows.any()):
                     v[rows] = jump_velocity(teacher, x_t[rows], t[rows], t[rows], cond.rows(rows))
             size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)

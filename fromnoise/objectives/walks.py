@@ -1,0 +1,201 @@
+"""Jumps learned from the teacher's own walks: a student lands in one jump where its teacher arrives in several steps.
+
+A teacher walks from data all but hidden in noise back to data in STRIDES steps, and the times where it stops are the
+only ones between which a student is ever asked to jump.  From stop t to stop s the average velocity is known, since
+both ends are:
+
+    u(x_t; t→s) = (x_t - x_s)/(t - s),                                                                             (1)
+
+and the student is regressed on it (Luhman and Luhman 2021, "Knowledge distillation in iterative generative models", for
+the one jump from noise to data).  No target is the student's own answer, unlike those of maps that are taught by
+themselves (consistency models, MeanFlow, shortcut models), so nothing drifts, and short jumps are learned first.  A
+walk is asked of the teacher once and lasts for LASTS steps of training, one of its jumps being learned in each.
+
+Above the first stop t nothing is decided but the mean: what is known of data there is E[x0 | c], by conditions c alone
+(the linear phase of Wang and Vastola 2024, "The unreasonable effectiveness of Gaussian score approximation").  So
+samples begin at
+
+    x_t = t·eps + (1 - t)·E[x0 | c],                                                                               (2)
+
+without a step, and E[x0 | c] is what the student answers at UNKNOWN, once for all samples of a condition.
+
+With q the mean square of what is left of (1), the loss is q·sg[(q + c)^-p] (Geng et al. 2025, "MeanFlow", eq. 22).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fromnoise.cond import Cond
+from fromnoise.denoise import Denoiser
+from fromnoise.grid import Times
+from fromnoise.objectives.loss import Loss
+from fromnoise.posterior import Mean
+from fromnoise.process import add_noise, velocity
+from fromnoise.rng import Rng
+from fromnoise.sample import as_time, sample
+from fromnoise.stepper import Multistep
+from fromnoise.types import Data, Time
+
+STRIDES = 8
+# The stops of a student of so many steps.  The last two jumps of four make or spoil a sample.
+VISITED = {
+    1: (0, 8),
+    2: (0, 5, 8),
+    3: (0, 3, 5, 8),
+    4: (0, 3, 5, 6, 8),
+    5: (0, 3, 4, 5, 6, 8),
+    6: (0, 2, 3, 4, 5, 6, 8),
+    7: (0, 2, 3, 4, 5, 6, 7, 8),
+    8: tuple(range(STRIDES + 1)),
+}
+ONE, TWO, FOUR = (tuple(pairwise(VISITED[steps])) for steps in (1, 2, 4))
+# Of jumps two eighths are those of one step and of two, three those of four, and one lies between any two stops.
+LESSONS = (*(72 * ONE), *(36 * TWO), *(27 * FOUR), *combinations(range(STRIDES + 1), 2))
+LASTS = 8
+MEAN_EVERY = 8  # of so many examples one learns eq. (2)
+UNKNOWN = 0.98  # the time where E[x0 | c] is asked for
+SOFT = 1e-3  # c of the loss
+
+
+def student_grids(stops: Times) -> tuple[Times, ...]:
+    """Where jumps of 1, 2, … STRIDES steps begin and end."""
+    return tuple(tuple(stops[i] for i in visited) for visited in VISITED.values())
+
+
+@torch.no_grad()
+def expected(denoise: Denoiser, like: Data, cond: Cond, s: float) -> Data:
+    """E[x0 | c] in the shape of `like`: the answer where nothing is known, on the way to s; the same conditions are
+    asked for once."""
+    first, place = cond.distinct()
+    noise = Rng.of(0, [0], "mean").normal((1, *like.shape[1:]), like=like)
+    x_t = UNKNOWN * noise.expand(len(first), *noise.shape[1:])
+    post = denoise(x_t, as_time(UNKNOWN, x_t), cond.rows(first), as_time(s, x_t))
+    assert isinstance(post, Mean)
+    return post.x0[place]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples and noise to walk from, and where the walks of some rows came to: x (stops, rows, c, *d)."""
+
+    x0: Data
+    eps: Data
+    cond: Cond
+    walked: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """A jump for each of these examples, from x_t to the x_s that the teacher came to."""
+
+    x_t: Data
+    x_s: Data
+    t: Time
+    s: Time
+    cond: Cond
+
+    def replaced(self, which: Bool[Tensor, " b"], others: Jumps) -> Jumps:
+        """The same with the jumps of `others`, of the same examples, where told."""
+        parts = ((getattr(jumps, name) for jumps in (self, others)) for name in ("x_t", "x_s", "t", "s"))
+        x_t, x_s, t, s = (own.clone().index_put_((which.to(own.device),), other) for own, other in parts)
+        return Jumps(x_t, x_s, t, s, self.cond)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walks:
+    """The squared error of eq. (1), for walks of `teacher`, which may be any denoiser of continuous data, guided too.
+
+    stops   STRIDES + 1 times, the last 0
+    power   p of the loss: 0 is the plain squared error, 1 counts every example alike
+    lasts   steps of training for which walks begin at the examples of the first
+    """
+
+    teacher: Denoiser
+    stops: Times
+    power: float = 0.75
+    lasts: int = LASTS
+    batches: dict[tuple[int, ...], Batch] = field(default_factory=dict, repr=False, compare=False)
+    references: dict[bytes, Jumps] = field(default_factory=dict, repr=False, compare=False)
+
+    def prepare(self, x0: Data, cond: Cond, rng: Rng) -> None:
+        """What the examples at these places of the global batch walk from until told otherwise."""
+        self.batches[tuple(rng.positions)] = Batch(x0, rng.normal(tuple(x0.shape), like=x0), cond)
+
+    def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
+        jumps = self.jumps(rng)
+        return Loss(self.loss(denoise, jumps), jumps.t.flatten())
+
+    def loss(self, denoise: Denoiser, jumps: Jumps) -> Float[Tensor, " b"]:
+        goal = (jumps.x_t - jumps.x_s) / (jumps.t - jumps.s)
+        square = mean_square(jump_velocity(denoise, jumps.x_t, jumps.t, jumps.s, jumps.cond) - goal)
+        return square * (square.detach() + SOFT) ** -self.power
+
+    def jumps(self, rng: Rng, every: int = 1, lessons: Sequence[tuple[int, int]] = LESSONS) -> Jumps:
+        """For every so-manieth place of the global batch one of these jumps of its walk, or what eq. (2) needs."""
+        batch, place = self.batches[tuple(rng.positions)], torch.tensor(rng.positions)
+        rows = (place % every == 0).nonzero().flatten()
+        key = tuple(rows.tolist())
+        if key not in batch.walked:
+            batch.walked[key] = self.walk(batch.x0[rows], batch.eps[rows], batch.cond.rows(rows))
+        x, cond = batch.walked[key], batch.cond.rows(rows)
+        u = rng.uniform((len(rng),))[rows]
+        begin, end = torch.tensor(lessons)[(u * len(lessons)).long()].T
+        known = self.between(x, begin, end, cond)
+        mean = place[rows] // every % MEAN_EVERY == MEAN_EVERY - 1
+        return known.replaced(mean, self.unknown(batch.eps[rows[mean]], cond.rows(mean))) if bool(mean.any()) else known
+
+    @torch.no_grad()
+    def unknown(self, eps: Data, cond: Cond) -> Jumps:
+        """From noise alone to the first stop, by the teacher's velocity."""
+        x_t = UNKNOWN * eps
+        t, s = as_time(UNKNOWN, x_t), as_time(self.stops[0], x_t)
+        return Jumps(x_t, x_t - (t - s) * jump_velocity(self.teacher, x_t, t, t, cond), t, s, cond)
+
+    def between(
+        self, walks: Float[Tensor, "stop b ..."], begin: Int[Tensor, " b"], end: Int[Tensor, " b"], cond: Cond
+    ) -> Jumps:
+        """Of each walk the jump between the stops of these numbers."""
+        row, times = torch.arange(len(begin)), torch.tensor(self.stops, dtype=torch.float64)
+        x_t, x_s = walks[begin, row], walks[end, row]
+        return Jumps(x_t, x_s, as_time(times[begin], x_t), as_time(times[end], x_t), cond)
+
+    def walk(self, x0: Data, eps: Data, cond: Cond) -> Float[Tensor, "stop b ..."]:
+        """Where the teacher comes to from these data, all but hidden, by each of the stops."""
+        x = add_noise(x0, eps, as_time(self.stops[0], x0))
+        steps = sample(self.teacher, Multistep(), self.stops, x, cond, Rng([], [], 0))
+        return torch.stack([x, *(step.x for step in steps)])
+
+    @torch.no_grad()
+    def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
+        """How far a jump of four steps lands from where the teacher came to, the mean squared distance: of those four
+        the one that begins nearest to t.  What the teacher does is remembered, since a run asks for the same at every
+        moment."""
+        eps = rng.normal(tuple(x0.shape), like=x0)
+        key = eps.cpu().numpy().tobytes()
+        if key not in self.references:
+            begin, end = torch.tensor(FOUR).T
+            times = torch.tensor(self.stops, dtype=torch.float64)[begin]
+            nearest = (t.flatten(1)[:, :1].cpu() - times).abs().argmin(1)
+            walks = self.walk(x0, eps, cond)
+            self.references[key] = self.between(walks, begin[nearest], end[nearest], cond)
+        known = self.references[key]
+        moved = (known.t - known.s) * jump_velocity(denoise, known.x_t, known.t, known.s, known.cond)
+        return mean_square(known.x_t - moved - known.x_s)
+
+
+def mean_square(x: Data) -> Float[Tensor, " b"]:
+    return (x**2).flatten(1).mean(1)
+
+
+def jump_velocity(denoise: Denoiser, x_t: Data, t: Time, s: Time, cond: Cond) -> Data:
+    """u(x_t; t→s), for t > 0; the velocity at t of a model that is no flow map, or where s = t."""
+    post = denoise(x_t, t, cond, s)
+    assert isinstance(post, Mean)
+    return velocity(x_t, post, t)
