@@ -150,7 +150,12 @@ def reopen_student(folder: RunFolder, teacher: Release, source: Source, settings
         raise FromNoiseError(
             f"The model of {folder.path} is not the one this student began with: delete {own.path} to begin anew."
         )
-    return reopen(source, own, {}, settings, progress=lambda done, total: None)
+    prepared = reopen(source, own, {}, settings, progress=lambda done, total: None)
+    if not prepared.config.sample.jumps:
+        raise FromNoiseError(
+            f"The student in {own.path} was begun by a version that taught otherwise: delete it to begin anew."
+        )
+    return prepared
 
 
 def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Session:

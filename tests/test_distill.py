@@ -263,3 +263,9 @@ def test_another_model_is_not_the_students_teacher(distilled, tmp_path):
     (tmp_path / "distilled" / "run.json").write_text(json.dumps(facts | {"teacher": "another"}))
     with pytest.raises(FromNoiseError, match="began with"):
         out.distill(resume=True)
+    # Nor is a student of an earlier version, which knew no stops, gone on with; a finished one samples as it did.
+    facts["config"]["sample"].pop("jumps")
+    facts["config"]["flow"] |= {"t_std": 1.6, "k_last": 0.05}
+    (tmp_path / "distilled" / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(FromNoiseError, match="taught otherwise"):
+        out.distill(resume=True)
