@@ -20,11 +20,20 @@ from fromnoise.types import FromNoiseError
 STRICT = ConfigDict(extra="forbid")
 # Settings of earlier versions that mean nothing any more; runs and releases that have them are still read.
 RETIRED = {
-    "flow": (
-        *("match_likeness", "match_flow", "t_mean", "t_std", "at_start", "at_end", "instant", "last", "k_first"),
-        *("k_last", "from_data"),
-    ),
-    "sample": ("alone",),
+    "flow": [
+        "match_likeness",
+        "match_flow",
+        "t_mean",
+        "t_std",
+        "at_start",
+        "at_end",
+        "instant",
+        "last",
+        "k_first",
+        "k_last",
+        "from_data",
+    ],
+    "sample": ["alone"],
 }
 Positive = Annotated[float, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

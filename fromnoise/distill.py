@@ -14,6 +14,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from fromnoise.build import build_distillation, build_guidance
 from fromnoise.config import Config, SampleConfig, override, to_json
 from fromnoise.data import Dataset
@@ -22,6 +24,7 @@ from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
 from fromnoise.grid import Times
 from fromnoise.objectives.walks import STRIDES, student_grids
+from fromnoise.path import VE, line_time
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
 from fromnoise.release import Release, load_release
 from fromnoise.runtime import autocast
@@ -100,13 +103,10 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
 
 def jumps(config: Config) -> tuple[Times, ...]:
     """The grids of a student of 1, 2, … steps; its teacher walks by the grid that was searched for it, if any was."""
-
-    def time(noise: float) -> float:
-        return round(noise * config.model.sigma_data / (1 + noise * config.model.sigma_data), 4)
-
-    first = time(BEGIN)
+    noise = config.model.sigma_data * torch.tensor([BEGIN, *STOPS], dtype=torch.float64)
+    first, *usual = (round(t, 4) for t in line_time(VE(), noise).tolist())
     own = (times[1:] for times in config.sample.searched if len(times) == STRIDES + 1 and times[1] < first)
-    return student_grids((first, *next(own, tuple(map(time, STOPS)))))
+    return student_grids((first, *next(own, usual)))
 
 
 def begin_student(

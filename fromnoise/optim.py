@@ -133,11 +133,16 @@ def schedule(progress: float, step: int, optim: OptimConfig) -> float:
     low = optim.drop_to if progress >= optim.drop_at else 1.0
     if optim.drop_from < progress < optim.drop_at:
         done = (progress - optim.drop_from) / (optim.drop_at - optim.drop_from)
-        low = optim.drop_to + (1 - optim.drop_to) * 0.5 * (1 + math.cos(math.pi * done))
+        low = optim.drop_to + (1 - optim.drop_to) * _cosine(done)
     if progress <= optim.decay_from:
         return warm * low
     done = min(1.0, (progress - optim.decay_from) / (1 - optim.decay_from))
-    return warm * low * 0.5 * (1 + math.cos(math.pi * done))
+    return warm * low * _cosine(done)
+
+
+def _cosine(done: float) -> float:
+    """From 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -141,13 +141,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         mine = share(optim.batch, self.runtime.rank, self.runtime.world)
         total, bad = 0.0, []
-        everyone = order(self.indices, step, optim.batch, self.config.run.seed)
         for places in chunks(mine, optim.micro or optim.batch):
-            examples = everyone[places.start : places.stop]
             values = self._losses(step, places, progress)
             (values.sum() / optim.batch).backward()
             total += float(values.detach().double().sum()) / optim.batch
-            bad += examples[~torch.isfinite(values.detach()).cpu().numpy()].tolist()
+            if not bool((finite := torch.isfinite(values.detach())).all()):
+                bad += self._examples(step, places)[~finite.cpu().numpy()].tolist()
         all_sum_gradients(self.trained.parameters(), self.runtime)
         loss = float(all_sum(torch.tensor(total, dtype=torch.float32), self.runtime))
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained.parameters(), optim.clip))
@@ -181,9 +180,8 @@ class Trainer:
 
     def _batch(self, use: str, step: int, places: range) -> tuple[Data, Cond, Rng]:
         """The examples at these places of a step's batch, with streams of random numbers for one use."""
-        optim, seed = self.config.optim, self.config.run.seed
-        examples = order(self.indices, step, optim.batch, seed)[places.start : places.stop]
-        rng = Rng.of(seed, places, use, step, self.position.rollbacks, total=optim.batch)
+        examples = self._examples(step, places)
+        rng = Rng.of(self.config.run.seed, places, use, step, self.position.rollbacks, total=self.config.optim.batch)
         cond, x0 = self.data.cond(examples, rng), self.data.x0(examples, rng)
         cond = cond.drop(self.config.loss.drop, rng)
         if self.config.loss.augment:
@@ -192,6 +190,11 @@ class Trainer:
         if x0.ndim == 4:
             x0 = x0.to(memory_format=torch.channels_last)
         return x0, cond.to(self.runtime.device), rng
+
+    def _examples(self, step: int, places: range) -> np.ndarray:
+        """Their data indices."""
+        everyone = order(self.indices, step, self.config.optim.batch, self.config.run.seed)
+        return everyone[places.start : places.stop]
 
     # ---- what is kept -------------------------------------------------------------------------------------------
 
