@@ -70,20 +70,6 @@ class Cond:
         count = int(which.sum()) if which.dtype == torch.bool else len(which)
         return self._map(lambda x: x[which], count)
 
-    def distinct(self) -> tuple[Int[Tensor, " k"], Int[Tensor, " b"]]:
-        """The first of the examples with each set of conditions, and for every example its place among those."""
-        seen: dict[bytes, int] = {}
-        first, place = [], []
-        told = {name: v.cpu() for name, v in self.values.items()}
-        for i in range(self.batch):
-            here = [bool(p[i]) for p in self.present.values()]
-            key = bytes(here) + b"".join(v[i].numpy().tobytes() for v, p in zip(told.values(), here, strict=True) if p)
-            if key not in seen:
-                seen[key] = len(first)
-                first.append(i)
-            place.append(seen[key])
-        return torch.tensor(first, dtype=torch.long), torch.tensor(place, dtype=torch.long)
-
     def null(self) -> Cond:
         """The same columns with nothing present: the reference of classifier-free guidance."""
         return Cond(self.values, {k: torch.zeros_like(p) for k, p in self.present.items()}, self.batch)

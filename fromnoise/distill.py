@@ -23,17 +23,18 @@ from fromnoise.denoise import Denoiser, NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder
 from fromnoise.grid import Times
-from fromnoise.objectives.walks import STRIDES, student_grids
+from fromnoise.objectives.walks import student_grids
 from fromnoise.path import VE, line_time
 from fromnoise.prepare import Prepared, Source, asked_precision, environment_facts, make_ready, make_session, reopen
+from fromnoise.prior import find_expected
+from fromnoise.process import Gaussian
 from fromnoise.release import Release, load_release
 from fromnoise.runtime import autocast
 from fromnoise.session import Session
 
-# Where a student begins, noise is so many times as strong as data: all that is decided above is their mean.
-BEGIN = 9.5
-# And so many times where a teacher stops then whose own grid was not searched, much as the search finds for pictures.
-STOPS = (6.2, 3.9, 2.5, 1.6, 0.85, 0.4, 0.16, 0.0)
+# Where a teacher stops on its walks noise is so many times as strong as data.  Above the first, mean and covariance are
+# all that is decided; above the third, nearly all.
+STOPS = (4.0, 2.5, 1.6, 1.0, 0.67, 0.42, 0.25, 0.1, 0.0)
 FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 2 / 3
@@ -102,11 +103,9 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
 
 
 def jumps(config: Config) -> tuple[Times, ...]:
-    """The grids of a student of 1, 2, … steps; its teacher walks by the grid that was searched for it, if any was."""
-    noise = config.model.sigma_data * torch.tensor([BEGIN, *STOPS], dtype=torch.float64)
-    first, *usual = (round(t, 4) for t in line_time(VE(), noise).tolist())
-    own = (times[1:] for times in config.sample.searched if len(times) == STRIDES + 1 and times[1] < first)
-    return student_grids((first, *next(own, usual)))
+    """The grids of a student of 1, 2, … steps."""
+    noise = config.model.sigma_data * torch.tensor(STOPS, dtype=torch.float64)
+    return student_grids(tuple(round(t, 4) for t in line_time(VE(), noise).tolist()))
 
 
 def begin_student(
@@ -174,5 +173,8 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
 
     objective = build_distillation(config, guided, companion)
     session = make_session(prepared, begun, objective, companion)
-    session.trainer.denoiser.load_state_dict(teacher.denoiser.state_dict())
+    student = session.trainer.denoiser
+    assert isinstance(student, NetDenoiser)  # see `check_teacher`
+    student.load_state_dict(teacher.denoiser.state_dict())
+    student.process = Gaussian(find_expected(prepared.dataset))
     return session

@@ -27,7 +27,6 @@ from fromnoise.data.media import MEDIA
 from fromnoise.denoise import Denoiser
 from fromnoise.extend import Extension
 from fromnoise.memory import fitting
-from fromnoise.objectives.walks import expected
 from fromnoise.release import Release
 from fromnoise.rng import Rng
 from fromnoise.sample import Counted, Step, as_time, last, sample
@@ -208,7 +207,7 @@ def walk(
         yield Step(x=x, post=None, t=end, s=end, evaluations=sum(net.asked for net in nets) // len(x))
         return
     shape = (len(indices), *(release if beyond is None else beyond).codec.shape)
-    x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior")).to(device)
+    x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior"), cond=cond).to(device)
     if isinstance(release.codec, TextCodec) and release.codec.barred:
         denoise = Barred(denoise, release.codec.barred)
     if template is not None:
@@ -216,8 +215,6 @@ def walk(
         denoise, x = filling(denoise, template, release.codec, Rng.of(seed, indices, "prompt"), device)
     if beyond is not None:
         denoise = beyond(denoise, x)
-    if config.jumps:
-        x = x + (1 - times[0]) * expected(denoise, x, cond.to(device), times[0])
     if x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
     rng = Rng.of(seed, indices, "steps")
@@ -232,6 +229,8 @@ def _asked(release: Release, config: SampleConfig) -> tuple[Denoiser, list[Count
             "A few-step student jumps by ddim alone, with its teacher's guidance learned: leave out the sampler and "
             "guidance, or sample the run that it came from."
         )
+    if config.jumps and getattr(release.denoiser.process, "expected", None) is None:
+        raise FromNoiseError("This student was made by an earlier version: distil its run again, or sample the run.")
     if config.guidance != 1 and config.reference == "null" and not release.columns:
         raise FromNoiseError("Guidance needs conditions or a longer run: leave --guidance at 1.")
     # A guided step asks two networks, or one network twice.
@@ -373,10 +372,11 @@ def trajectory(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of x_t (n, steps+1, h, w, 3) from noise to sample, and of the guesses x0_hat (n, steps, h, w, 3)."""
     asked, template = prompted(release, where, prompt)
-    steps = list(walk(release, config, range(n), seed, release.conditions(asked, seed, range(n)), template))
+    cond = release.conditions(asked, seed, range(n))
+    steps = list(walk(release, config, range(n), seed, cond, template))
     times = build_grid(config, release.denoiser.start)(config.steps)
-    prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], Rng.of(seed, range(n), "prior"))
-
+    rng = Rng.of(seed, range(n), "prior")
+    prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], rng, cond=cond)
     seen = [prior, *(s.x for s in steps), *(s.post.point() for s in steps if s.post is not None)]
     # All at once, so that pages of text are of one height.
     shown = release.codec.preview(np.concatenate([release.codec.decode(_on_cpu(x)) for x in seen]))

@@ -20,7 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fromnoise.cond import Cond
 from fromnoise.posterior import Logits, Mean, Posterior
+from fromnoise.prior import Expected
 from fromnoise.rng import Rng
 from fromnoise.types import Data, FromNoiseError, Shape, Time
 
@@ -32,8 +34,15 @@ class Process(Protocol):
         """Whether x is continuous, so that steppers may extrapolate."""
         ...
 
-    def prior(self, shape: Shape, t: float, rng: Rng, dtype: torch.dtype = torch.float32) -> Data:
-        """A start of the way back: what data looks like at time t when nothing is known about it."""
+    def prior(
+        self,
+        shape: Shape,
+        t: float | Time,
+        rng: Rng,
+        dtype: torch.dtype = torch.float32,
+        cond: Cond | None = None,
+    ) -> Data:
+        """A start of the way back: what data looks like at time t when nothing but conditions is known about it."""
         ...
 
     def forward(self, x_s: Data, s: Time, t: Time, rng: Rng) -> Data:
@@ -47,10 +56,21 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Gaussian:
+    """Where nothing is `expected` of data, starts are noise alone, which is right at t = 1."""
+
+    expected: Expected | None = None
     continuous = True
 
-    def prior(self, shape: Shape, t: float, rng: Rng, dtype: torch.dtype = torch.float32) -> Data:
-        return t * rng.normal(shape, like=torch.empty(0, dtype=dtype))
+    def prior(
+        self,
+        shape: Shape,
+        t: float | Time,
+        rng: Rng,
+        dtype: torch.dtype = torch.float32,
+        cond: Cond | None = None,
+    ) -> Data:
+        x = t * rng.normal(shape, like=torch.empty(0, dtype=dtype))
+        return x if self.expected is None else x + (1 - t) * self.expected.draw(shape, rng, cond).to(x)
 
     def forward(self, x_s: Data, s: Time, t: Time, rng: Rng) -> Data:
         # x_t = a·x_s + b·z with a·(1-s) = 1-t and (a·s)² + b² = t².  At s = 1 there is nothing left to add.
@@ -77,7 +97,14 @@ class Masked:
     vocab: int
     continuous = False
 
-    def prior(self, shape: Shape, t: float, rng: Rng, dtype: torch.dtype = torch.int64) -> Data:
+    def prior(
+        self,
+        shape: Shape,
+        t: float | Time,
+        rng: Rng,
+        dtype: torch.dtype = torch.int64,
+        cond: Cond | None = None,
+    ) -> Data:
         return torch.full(shape, self.vocab, dtype=torch.int64)
 
     def forward(self, x_s: Data, s: Time, t: Time, rng: Rng) -> Data:

@@ -31,15 +31,18 @@ from fromnoise.config import Config, from_json, to_json
 from fromnoise.data.clipmaps import from_clip
 from fromnoise.data.maps import from_file, from_scan
 from fromnoise.data.textencoder import text_encoder
-from fromnoise.denoise import ModelDenoiser
+from fromnoise.denoise import ModelDenoiser, NetDenoiser
 from fromnoise.errors import Advice
 from fromnoise.grid import Times
+from fromnoise.prior import Expected
+from fromnoise.process import Gaussian
 from fromnoise.rng import Rng
 from fromnoise.types import FromNoiseError
 
 # Enough rows to draw conditions from; a release must not grow with the data.
 MAX_ROWS, MAX_MAPS = 10_000, 64  # of columns that are maps the latter
 SHOWN = 10  # labels that a sentence names
+EXPECTED = ("offset", "coefficients", "basis", "axes")
 NEAR = 0.25  # standard deviations: a training row with such a number agrees with the one asked for
 
 
@@ -256,6 +259,8 @@ def save_release(
     tensors = {f"weights/{k}": v for k, v in denoiser.state_dict().items()}
     tensors |= {f"rows/{k}": v[:MAX_ROWS] for k, v in rows.values.items()}
     tensors |= {f"present/{k}": v[:MAX_ROWS] for k, v in rows.present.items()}
+    if isinstance(denoiser.process, Gaussian) and (expected := denoiser.process.expected) is not None:
+        tensors |= {f"expected/{k}": getattr(expected, k) for k in EXPECTED}
     save(path, tensors, meta)
 
 
@@ -284,6 +289,8 @@ def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nu
     columns = tuple(Column(**{**c, "labels": tuple(c["labels"])}) for c in meta["columns"])
     denoiser = build_denoiser(config, columns, codec.shape[0], len(codec.shape) - 1, autocast)
     denoiser.eval().requires_grad_(False).load_state_dict(part(tensors, "weights/"))
+    if (known := part(tensors, "expected/")) and isinstance(denoiser, NetDenoiser):
+        denoiser.process = Gaussian(Expected(columns, **known))
     weak = None
     if early := part(tensors, "weak/"):
         weak = copy.deepcopy(denoiser)

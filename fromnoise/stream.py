@@ -51,11 +51,11 @@ class Walk:
         Its maps are those from frame `first` of the whole clip on.
         """
         shape, free = tuple(known.shape), ~at[:, None, None]
-        x = self.denoise.process.prior(shape, self.times[0], self.rng(k, "prior")).to(known)
+        cond = self.cond.during(first, known.shape[2])
+        x = self.denoise.process.prior(shape, self.times[0], self.rng(k, "prior"), cond=cond).to(known)
         level = known.new_full((len(known), 1, 1, 1, 1), haze)
         shown = add_noise(known, self.rng(k, "haze").normal(shape, like=known), level)
         grid = [torch.where(free, time, level) for time in self.times]
-        cond = self.cond.during(first, known.shape[2])
         steps = sample(self.denoise, self.stepper, grid, torch.where(free, x, shown), cond, self.rng(k, "steps"))
         return torch.where(free, finish(steps), known)
 

@@ -71,19 +71,6 @@ def test_strange_words_are_named_with_what_is_near_and_left_out():
 # ---------------------------------------------------------------- what is hidden in training
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.sampled_from([0.0, 0.5])), max_size=12))
-def test_the_same_conditions_are_one_and_every_example_finds_its_own(rows):
-    """What is hidden is the same whatever value lies below."""
-    label, given_, number = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
-    values = {"a": torch.tensor(label, dtype=torch.long), "b": torch.tensor(number)[:, None]}
-    present = {"a": torch.tensor(given_, dtype=torch.bool), "b": torch.ones(len(rows), dtype=torch.bool)}
-    cond = Cond(values, present, len(rows))
-    first, place = cond.distinct()
-    told = [(a if there else None, b) for a, there, b in rows]
-    assert [told[i] for i in first[place].tolist()] == told and len(first) == len(set(told))
-    assert first.tolist() == sorted(told.index(one) for one in set(told))
-
-
 def test_dropping_leaves_every_subset_and_single_columns_as_often_as_before():
     n, rate = 4000, 0.1
     values = {"a": torch.zeros(n), "b": torch.zeros(n), "text": torch.ones(n, 5, dtype=torch.long)}

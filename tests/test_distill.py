@@ -19,7 +19,7 @@ from fromnoise.build import build_grid
 from fromnoise.cli import app, main
 from fromnoise.config import Config, ModelConfig, RunConfig
 from fromnoise.denoise import TokenDenoiser
-from fromnoise.distill import BEGIN, check_teacher, student_config
+from fromnoise.distill import STOPS, check_teacher, student_config
 from fromnoise.errors import FromNoiseError, NotJudged
 from fromnoise.fewsteps import STEPS, FewSteps, Way
 from fromnoise.nets import Conditioner
@@ -47,6 +47,8 @@ def test_a_student_is_measured_kept_and_used_where_it_is_better(distilled):
     run, measured = distilled
     student = fn.load(run.folder.path / "distilled")
     assert student.config.model.flow_map and not run.config.model.flow_map
+    assert student.release.denoiser.process.expected.axes.shape[1:] == run.release.codec.shape
+    assert run.release.denoiser.process.expected is None
     assert measured == FewSteps.load(student.folder.few_steps) == run.few_steps
     assert {(w.model, w.steps) for w in measured.ways} == {(m, n) for m in ("student", "teacher") for n in STEPS}
     # The student has learned what guidance adds; a guided teacher asks twice within the guidance interval.
@@ -139,15 +141,9 @@ def test_a_student_jumps_between_its_teachers_stops_from_where_noise_all_but_hid
         student = student_config(config, [], budget=None, steps=None)
         grids = [build_grid(student.sample, 1.0)(n) for n in range(1, 9)]
         stops = grids[-1]
-        assert stops[0] / ((1 - stops[0]) * sigma) == pytest.approx(BEGIN, rel=0.01)
-        assert list(stops) == sorted(stops, reverse=True) and stops[-1] == 0
+        assert [t / ((1 - t) * sigma) for t in stops] == pytest.approx(STOPS, rel=0.02)
         for n, grid in enumerate(grids, start=1):
-            assert len(grid) == n + 1 and set(grid) <= set(stops) and (grid[0], grid[-1]) == (stops[0], 0)
-        # A teacher whose grid was searched walks by it.
-        searched = (0.98, *(0.69 - 0.09 * n for n in range(7)), 0.0)
-        sample = replace(config.sample, searched=((0.9, 0.5, 0.0), searched))
-        known = student_config(replace(config, sample=sample), [], budget=None, steps=None).sample.jumps
-        assert known[7] == (stops[0], *searched[1:])
+            assert len(grid) == n + 1 and set(grid) <= set(stops) and grid[0] in stops[:3] and grid[-1] == 0
         with pytest.raises(FromNoiseError, match="1 to 8 steps, not 9"):
             build_grid(student.sample, 1.0)(9)
 

@@ -22,7 +22,7 @@ LINES = (
     "version errors types rng shuffle cond caption config",
     "codec data",
     "sheet",
-    "path target posterior process",
+    "prior path target posterior process",
     "nets",
     "denoise",
     "guide observe extend template grid stepper unmask sample stream",

@@ -18,13 +18,10 @@ from fromnoise.grid import Linear
 from fromnoise.objectives import Lasting, Walks
 from fromnoise.objectives.walks import (
     FOUR,
-    MEAN_EVERY,
     ONE,
     STRIDES,
     TWO,
-    UNKNOWN,
     VISITED,
-    expected,
     jump_velocity,
     student_grids,
 )
@@ -151,14 +148,10 @@ def test_every_jump_has_its_share_and_leads_where_the_teacher_goes_from_data_all
         jumps = goal.jumps(batch(32, step + 1000)[2])
         # All that is known of a point is where it lies, so each x_t is on the line from it to the noise of its example.
         eps = batch(32, step)[2].normal((32, 3), like=x0)
-        mean = torch.arange(32) % MEAN_EVERY == MEAN_EVERY - 1
-        hidden = add_noise(x0, eps, jumps.t)
-        torch.testing.assert_close(jumps.x_t[~mean], hidden[~mean])
-        torch.testing.assert_close(jumps.x_t[mean], UNKNOWN * eps[mean])
-        assert bool((jumps.t[mean] == UNKNOWN).all()) and bool((jumps.s[mean] == STOPS[0]).all())
-        met.update(zip(jumps.t[~mean].flatten().tolist(), jumps.s[~mean].flatten().tolist(), strict=True))
+        torch.testing.assert_close(jumps.x_t, add_noise(x0, eps, jumps.t))
+        met.update(zip(jumps.t.flatten().tolist(), jumps.s.flatten().tolist(), strict=True))
     total = sum(met.values())
-    assert total == 300 * 28 and len(met) == (STRIDES + 1) * STRIDES / 2, "some go between any two stops"
+    assert total == 300 * 32 and len(met) == (STRIDES + 1) * STRIDES / 2, "some go between any two stops"
     for lessons, part in ((ONE, 2 / 8), (TWO, 1 / 8), (FOUR, 3 / 32)):
         for begin, end in lessons:
             assert met[STOPS[begin], STOPS[end]] / total == pytest.approx(part + 1 / 288, abs=0.02)
@@ -172,33 +165,11 @@ def test_a_walk_is_asked_of_the_teacher_once_for_all_the_steps_that_it_lasts():
     goal.prepare(*batch(32))
     for step in range(goal.lasts):
         seen.append(goal(ToPoint(), *batch(32, step), 0.0).t)
-        assert teacher.asked == 32 * STRIDES + 4 * (step + 1), "and of four examples for the mean"
+        assert teacher.asked == 32 * STRIDES
     assert len({tuple(t.tolist()) for t in seen}) == goal.lasts, "another jump of it at each step"
     goal.prepare(*batch(32, 99))
     goal(ToPoint(), *batch(32, 100), 0.0)
-    assert teacher.asked == 2 * 32 * STRIDES + 4 * (goal.lasts + 1)
-
-
-def test_samples_begin_with_the_mean_of_their_conditions_asked_for_once():
-    """Of N(c, STD²), of which nothing else is known there."""
-
-    class ByClass:
-        process = Gaussian()
-        asked = 0
-
-        def __call__(self, x_t, t, cond, s=None):
-            self.asked += len(x_t)
-            middle = cond.values["c"].to(x_t)[:, None]
-            known = (1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2)
-            return Mean(middle + known * (x_t - (1 - t) * middle))
-
-    STD, classes = 0.05, torch.tensor([3, -2, 3, 3, -2])
-    cond = Cond({"c": classes}, {"c": torch.ones(5, dtype=torch.bool)}, 5)
-    model = ByClass()
-    mean = expected(model, torch.zeros(5, 3, dtype=torch.float64), cond, STOPS[0])
-    assert model.asked == 2
-    torch.testing.assert_close(mean, classes[:, None].expand(5, 3).double(), atol=0.02, rtol=0)
-    assert expected(ToPoint(), torch.zeros(4, 3), Cond.empty(4), 0.5).flatten().tolist() == pytest.approx(12 * [POINT])
+    assert teacher.asked == 2 * 32 * STRIDES
 
 
 @given(st.integers(1, 15))
@@ -230,12 +201,12 @@ def test_the_held_out_loss_is_nought_for_the_teachers_own_ends_and_the_same_at_a
         assert float((list(goal.references.values())[-1].t - level).abs().max()) == pytest.approx(min(far))
 
 
-def test_a_students_grids_lead_from_the_first_stop_to_the_data_by_jumps_that_it_learned():
+def test_a_students_grids_lead_from_one_of_the_first_stops_to_the_data_by_jumps_that_it_learned():
     grids = student_grids(STOPS)
     assert [len(grid) - 1 for grid in grids] == list(range(1, STRIDES + 1))
     for steps, visited in VISITED.items():
         assert grids[steps - 1] == tuple(STOPS[i] for i in visited)
-        assert (visited[0], visited[-1]) == (0, STRIDES) and all(a < b for a, b in pairwise(visited))
+        assert visited[0] in (0, 1, 2) and visited[-1] == STRIDES and all(a < b for a, b in pairwise(visited))
 
 
 def test_a_network_learns_to_land_where_its_teacher_does():

@@ -32,14 +32,14 @@ from fromnoise.cond import Cond
 from fromnoise.denoise import Denoiser
 from fromnoise.grid import Grid, Linear
 from fromnoise.objectives.loss import Loss
-from fromnoise.objectives.walks import FOUR, UNKNOWN, Walks, expected, jump_velocity, mean_square
+from fromnoise.objectives.walks import FOUR, Walks, jump_velocity, mean_square
 from fromnoise.process import add_noise
 from fromnoise.rng import Rng
 from fromnoise.sample import as_time
 from fromnoise.types import Data, Time
 
 WALK_EVERY = 4  # of so many examples one is learned from the teacher's walks in four steps
-JUMPS = (1, 2, 1, 4)  # of the other samples, in turn
+JUMPS = (1, 2, 4, 4)  # of the other samples, in turn
 LOW, HIGH = 0.03, 0.95  # t of x_t: at the ends the two scores agree, or differ by what nobody sees
 REACH = 2.5  # times where the last jump begins
 LEAD = 0.05  # part of the run in which the companion learns before anybody listens to it
@@ -77,17 +77,19 @@ class Matching:
         place = torch.tensor(rng.positions)
         walking = place % WALK_EVERY == 0
         jumps = torch.tensor(JUMPS)[(place - place // WALK_EVERY - 1) % len(JUMPS)]
-        t = LOW + (HIGH * (REACH * last(self.times(jumps))).clamp_max(1.0) - LOW) * rng.stratified()
-        noise, eps = (rng.normal(tuple(x0.shape), like=x0) for _ in range(2))
+        times = self.times(jumps)
+        t = LOW + (HIGH * (REACH * last(times)).clamp_max(1.0) - LOW) * rng.stratified()
+        prior = denoise.process.prior(tuple(x0.shape), as_time(times[0], x0), rng, x0.dtype, cond).to(x0.device)
+        eps = rng.normal(tuple(x0.shape), like=x0)
         value = torch.empty(len(x0), dtype=x0.dtype, device=x0.device)
         if bool(walking.any()):
             walked = self.walks.jumps(rng, WALK_EVERY, FOUR)
             value[walking], t[walking] = self.share * self.walks.loss(denoise, walked), walked.t.flatten().to(t)
         rows = ~walking
         if bool(rows.any()):
-            told, jumps = cond.rows(rows.to(x0.device)), jumps[rows]
-            x = self.samples(denoise, noise[rows], told, self.times(jumps))
-            pull, follow = self.pull(x, eps[rows], as_time(t[rows], x), jumps, told)
+            told = cond.rows(rows.to(x0.device))
+            x = self.samples(denoise, prior[rows], told, times[:, rows])
+            pull, follow = self.pull(x, eps[rows], as_time(t[rows], x), jumps[rows], told)
             value[rows] = float(progress >= self.begin + LEAD) * pull + follow
         return Loss(value, t)
 
@@ -100,13 +102,10 @@ class Matching:
         grids = {k: self.grid(k) + (0.0,) * (max(JUMPS) - k) for k in JUMPS}
         return torch.tensor([grids[k] for k in jumps.tolist()], dtype=torch.float64).T
 
-    def samples(self, denoise: Denoiser, noise: Data, cond: Cond, times: Float[Tensor, "k b"]) -> Data:
-        """What the student makes of noise by jumps at `times`, which all begin at one; the gradient is that of the last
-        jump alone."""
-        first = float(times[0, 0])
-        x = first * noise
-        if first < UNKNOWN:
-            x = x + (1 - first) * expected(denoise, noise, cond, first)
+    def samples(self, denoise: Denoiser, prior: Data, cond: Cond, times: Float[Tensor, "k b"]) -> Data:
+        """What the student makes of the process's draws at times[0] by jumps at `times`; the gradient is that of the
+        last jump alone."""
+        x = prior.clone()
         for begin, end in pairwise(times):
             going = end > 0
             if bool(going.any()):

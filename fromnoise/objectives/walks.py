@@ -11,13 +11,7 @@ the one jump from noise to data).  No target is the student's own answer, unlike
 themselves (consistency models, MeanFlow, shortcut models), so nothing drifts, and short jumps are learned first.  A
 walk is asked of the teacher once and lasts for LASTS steps of training, one of its jumps being learned in each.
 
-Above the first stop t nothing is decided but the mean: what is known of data there is E[x0 | c], by conditions c alone
-(the linear phase of Wang and Vastola 2024, "The unreasonable effectiveness of Gaussian score approximation").  So
-samples begin at
-
-    x_t = t·eps + (1 - t)·E[x0 | c],                                                                               (2)
-
-without a step, and E[x0 | c] is what the student answers at UNKNOWN, once for all samples of a condition.
+Samples begin at one of the first stops without a step, by what is expected of data (`prior.py`).
 
 With q the mean square of what is left of (1), the loss is q·sg[(q + c)^-p] (Geng et al. 2025, "MeanFlow", eq. 22).
 """
@@ -29,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fromnoise.cond import Cond
@@ -44,13 +38,13 @@ from fromnoise.stepper import Multistep
 from fromnoise.types import Data, Time
 
 STRIDES = 8
-# The stops of a student of so many steps.  The last two jumps of four make or spoil a sample.
+# The stops of a student of so many steps.  One and two begin where the prior is less exact and jumps are shorter.
 VISITED = {
-    1: (0, 8),
-    2: (0, 5, 8),
+    1: (2, 8),
+    2: (2, 5, 8),
     3: (0, 3, 5, 8),
-    4: (0, 3, 5, 6, 8),
-    5: (0, 3, 4, 5, 6, 8),
+    4: (0, 2, 4, 6, 8),
+    5: (0, 2, 3, 4, 6, 8),
     6: (0, 2, 3, 4, 5, 6, 8),
     7: (0, 2, 3, 4, 5, 6, 7, 8),
     8: tuple(range(STRIDES + 1)),
@@ -59,26 +53,12 @@ ONE, TWO, FOUR = (tuple(pairwise(VISITED[steps])) for steps in (1, 2, 4))
 # Of jumps two eighths are those of one step and of two, three those of four, and one lies between any two stops.
 LESSONS = (*(72 * ONE), *(36 * TWO), *(27 * FOUR), *combinations(range(STRIDES + 1), 2))
 LASTS = 8
-MEAN_EVERY = 8  # of so many examples one learns eq. (2)
-UNKNOWN = 0.98  # the time where E[x0 | c] is asked for
 SOFT = 1e-3  # c of the loss
 
 
 def student_grids(stops: Times) -> tuple[Times, ...]:
     """Where jumps of 1, 2, … STRIDES steps begin and end."""
     return tuple(tuple(stops[i] for i in visited) for visited in VISITED.values())
-
-
-@torch.no_grad()
-def expected(denoise: Denoiser, like: Data, cond: Cond, s: float) -> Data:
-    """E[x0 | c] in the shape of `like`: the answer where nothing is known, on the way to s; the same conditions are
-    asked for once."""
-    first, place = cond.distinct()
-    noise = Rng.of(0, [0], "mean").normal((1, *like.shape[1:]), like=like)
-    x_t = UNKNOWN * noise.expand(len(first), *noise.shape[1:])
-    post = denoise(x_t, as_time(UNKNOWN, x_t), cond.rows(first), as_time(s, x_t))
-    assert isinstance(post, Mean)
-    return post.x0[place]
 
 
 @dataclass(frozen=True)
@@ -100,12 +80,6 @@ class Jumps:
     t: Time
     s: Time
     cond: Cond
-
-    def replaced(self, which: Bool[Tensor, " b"], others: Jumps) -> Jumps:
-        """The same with the jumps of `others`, of the same examples, where told."""
-        parts = ((getattr(jumps, name) for jumps in (self, others)) for name in ("x_t", "x_s", "t", "s"))
-        x_t, x_s, t, s = (own.clone().index_put_((which.to(own.device),), other) for own, other in parts)
-        return Jumps(x_t, x_s, t, s, self.cond)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +112,7 @@ class Walks:
         return square * (square.detach() + SOFT) ** -self.power
 
     def jumps(self, rng: Rng, every: int = 1, lessons: Sequence[tuple[int, int]] = LESSONS) -> Jumps:
-        """For every so-manieth place of the global batch one of these jumps of its walk, or what eq. (2) needs."""
+        """For every so-manieth place of the global batch one of these jumps of its walk."""
         batch, place = self.batches[tuple(rng.positions)], torch.tensor(rng.positions)
         rows = (place % every == 0).nonzero().flatten()
         key = tuple(rows.tolist())
@@ -147,16 +121,7 @@ class Walks:
         x, cond = batch.walked[key], batch.cond.rows(rows)
         u = rng.uniform((len(rng),))[rows]
         begin, end = torch.tensor(lessons)[(u * len(lessons)).long()].T
-        known = self.between(x, begin, end, cond)
-        mean = place[rows] // every % MEAN_EVERY == MEAN_EVERY - 1
-        return known.replaced(mean, self.unknown(batch.eps[rows[mean]], cond.rows(mean))) if bool(mean.any()) else known
-
-    @torch.no_grad()
-    def unknown(self, eps: Data, cond: Cond) -> Jumps:
-        """From noise alone to the first stop, by the teacher's velocity."""
-        x_t = UNKNOWN * eps
-        t, s = as_time(UNKNOWN, x_t), as_time(self.stops[0], x_t)
-        return Jumps(x_t, x_t - (t - s) * jump_velocity(self.teacher, x_t, t, t, cond), t, s, cond)
+        return self.between(x, begin, end, cond)
 
     def between(
         self, walks: Float[Tensor, "stop b ..."], begin: Int[Tensor, " b"], end: Int[Tensor, " b"], cond: Cond

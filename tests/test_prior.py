@@ -1,0 +1,130 @@
+"""What is expected of data before any of it is seen: its mean and covariance, by conditions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromnoise.cond import Column, Cond
+from fromnoise.data import Dataset, open_dataset
+from fromnoise.prior import KNOTS, MOST_AXES, OF_EACH, Expected, features, find_expected
+from fromnoise.process import Gaussian, add_noise
+from fromnoise.rng import Rng
+
+PLACE = torch.linspace(0, 2 * torch.pi, 9)[:8]
+WAVES = (PLACE.sin().expand(8, 8), PLACE.cos()[:, None].expand(8, 8))
+
+
+def waves(folder: Path, n: int, *columns: str) -> Dataset:
+    """Pictures as bright as their kind and number say, which otherwise differ by two waves, one twice as strong."""
+    rng = np.random.default_rng(0)
+    kind, number, (a, b) = rng.integers(3, size=n), rng.normal(size=n), rng.normal(size=(2, n))
+    level = 128 + 10 * (kind - 1) + 8 * number
+    images = level[:, None, None] + 30 * a[:, None, None] * WAVES[0].numpy() + 15 * b[:, None, None] * WAVES[1].numpy()
+    np.savez(folder / "waves.npz", images=np.clip(images, 0, 255).round().astype(np.uint8), kind=kind, number=number)
+    return open_dataset(folder / "waves.npz", columns=columns)
+
+
+@pytest.mark.parametrize("columns", [(), ("kind",), ("kind", "number")])
+@pytest.mark.parametrize("t", [0.5, 0.3])
+def test_draws_have_the_mean_and_the_covariance_of_noised_data(t, columns, tmp_path):
+    dataset, n = waves(tmp_path, 1500, *columns), 4000
+    indices = np.resize(dataset.indices("train"), n)
+    x0, cond = dataset.x0(indices), dataset.cond(indices)
+    noise = Rng.of(2, range(n)).normal(tuple(x0.shape))
+    x_t = add_noise(x0, noise, torch.full((n, 1, 1, 1), t))
+    drawn = Gaussian(find_expected(dataset)).prior((n, 1, 8, 8), t, Rng.of(1, range(n)), cond=cond)
+    torch.testing.assert_close(drawn.mean(0), x_t.mean(0), atol=0.04, rtol=0)
+    for wave in (*WAVES, torch.ones(8, 8)):
+        along, ours, plain = (float((x * wave).sum((1, 2, 3)).var()) for x in (x_t, drawn, t * noise))
+        assert ours == pytest.approx(along, rel=0.12)
+        assert plain < 0.9 * along, "which noise alone is not"
+    if "kind" in columns:  # and of each condition its own
+        for kind in range(3):
+            rows = cond.values["kind"] == kind
+            torch.testing.assert_close(drawn[rows].mean(0), x_t[rows].mean(0), atol=0.06, rtol=0)
+    if "number" in columns:
+        z = cond.values["number"].double()
+        slopes = [float((z * x.double().mean((1, 2, 3))).mean() / (z**2).mean()) for x in (x_t, drawn)]
+        assert slopes[1] == pytest.approx(slopes[0], rel=0.1) and slopes[0] > 0.01
+
+
+def test_the_axes_are_those_of_what_conditions_leave_open_the_longest_first(tmp_path):
+    dataset = waves(tmp_path, 1500, "kind", "number")
+    found, again = find_expected(dataset), find_expected(dataset)
+    assert found.axes.shape[1:] == dataset.codec.shape
+    flat = found.axes.flatten(1)
+    lengths = flat.norm(dim=1)
+    assert bool((lengths.diff() <= 1e-5).all()), "in order"
+    near = (flat @ flat.T / (lengths[:, None] * lengths)).abs() - torch.eye(len(flat))
+    assert float(near.max()) < 1e-3, "and orthogonal"
+    # Two waves, one twice as strong; what kinds and numbers differ by is known.
+    assert lengths[0] / lengths[1] == pytest.approx(2, rel=0.1) and lengths[2] < 0.15 * lengths[1]
+    assert all(torch.equal(getattr(found, k), getattr(again, k)) for k in ("offset", "coefficients", "basis", "axes"))
+
+
+@pytest.mark.parametrize("n", [10, 200, 1500])
+def test_no_axis_is_of_few_examples(n, tmp_path):
+    dataset = waves(tmp_path, n)
+    assert len(find_expected(dataset).axes) == min(MOST_AXES, len(dataset.indices("train")) // OF_EACH, 64)
+
+
+def test_what_is_known_of_few_examples_is_believed_little(tmp_path):
+    """A class of one example is not expected to be that example, which a model must not give away."""
+    images = np.full((200, 8, 8), 100, np.uint8)
+    images += np.random.default_rng(0).integers(0, 9, images.shape).astype(np.uint8)
+    kind = np.zeros(200, int)
+    kind[:40] = np.arange(1, 41)
+    images[:40, :4] += 100
+    np.savez(tmp_path / "few.npz", images=images, kind=np.char.add("k", kind.astype(str)))
+    dataset = open_dataset(tmp_path / "few.npz", columns=["kind"])
+    train = dataset.indices("train")
+    expected, x0, cond = find_expected(dataset), dataset.x0(train), dataset.cond(train)
+    alone = x0[:, 0, 0, 0] > x0.mean()
+    far = (x0 - expected.offset).flatten(1).norm(dim=1)
+    moved = (expected.mean(cond) - expected.offset).flatten(1).norm(dim=1)
+    assert bool((moved[alone] < 0.3 * far[alone]).all())
+
+
+def test_conditions_are_told_by_simple_features_and_those_that_are_absent_by_none():
+    columns = (
+        Column(name="kind", kind="class", labels=("a", "b", "c")),
+        Column(name="age", kind="number", mean=50.0, std=10.0, low=10.0, high=90.0),
+        Column(name="words", kind="tokens", size=6, length=4),
+        Column(name="where", kind="vector", size=2),
+        Column(name="mask", kind="map", size=1),
+    )
+    values = {
+        "kind": torch.tensor([2, 0]),
+        "age": torch.tensor([-4.0, 0.5]),
+        "words": torch.tensor([[3, 5, 3, 0], [0, 0, 0, 0]]),
+        "where": torch.tensor([[0.5, -1.0], [9.0, 9.0]]),
+    }
+    present = {name: torch.tensor([True, name != "where"]) for name in values}
+    told = features(columns, Cond(values, present, 2))
+    knots = torch.zeros(2, KNOTS)
+    knots[0, 0], knots[1, 4], knots[1, 5] = 1, 0.5, 0.5
+    words = torch.tensor([[0, 0, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0]])
+    expected = torch.cat([torch.tensor([[0, 0, 1], [1, 0, 0]]), knots, words, torch.tensor([[0.5, -1], [0, 0]])], 1)
+    torch.testing.assert_close(told, expected)
+    assert not features(columns, Cond.empty(2)).any() and features((), Cond.empty(2)).shape == (2, 0)
+
+
+@given(st.integers(1, 7), st.floats(0, 1))
+def test_a_draw_is_the_same_in_any_batch_and_noise_alone_at_one(cut, t):
+    axes = torch.arange(24.0).reshape(4, 3, 2) / 24
+    known = Gaussian(Expected((), torch.ones(3, 2), torch.zeros(0, 0), torch.zeros(0, 3, 2), axes))
+    whole = known.prior((8, 3, 2), t, Rng.of(0, range(8)))
+    parts = [known.prior((len(part), 3, 2), t, Rng.of(0, part)) for part in (range(cut), range(cut, 8))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    noise = Rng.of(0, range(8)).normal((8, 3, 2))
+    torch.testing.assert_close(Gaussian().prior((8, 3, 2), t, Rng.of(0, range(8))), t * noise)
+    torch.testing.assert_close(known.prior((8, 3, 2), 1.0, Rng.of(0, range(8))), noise)
+    # Of what is larger than the examples the mean is known.
+    longer = known.prior((8, 3, 5), t, Rng.of(0, range(8))) - t * Rng.of(0, range(8)).normal((8, 3, 5))
+    torch.testing.assert_close(longer, torch.full((8, 3, 5), 1 - t))
