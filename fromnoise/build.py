@@ -26,6 +26,7 @@ from fromnoise.objectives import (
     Walks,
 )
 from fromnoise.objectives.walks import STRIDES
+from fromnoise.process import Process
 from fromnoise.rng import derive_seed
 from fromnoise.stepper import DDIM, Heun, Multistep, Stepper
 from fromnoise.target import EDM, X0, Eps, Target, Velocity
@@ -111,13 +112,15 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_distillation(config: Config, guided: Callable[[float], Denoiser], companion: Denoiser | None) -> Objective:
-    """What a student is trained by, whose teacher can be guided so many times as strongly.
+def build_distillation(
+    config: Config, guided: Callable[[float], Denoiser], companion: Denoiser | None, process: Process
+) -> Objective:
+    """What a student of this process is trained by, whose teacher can be guided so many times as strongly.
 
     Without a companion it is the loss on walks alone.
     """
     flow, grid = config.flow, build_grid(config.sample, 1.0)
-    walks = Walks(teacher=guided(1.0), stops=grid(STRIDES), power=flow.power)
+    walks = Walks(teacher=guided(1.0), stops=grid(STRIDES), process=process, power=flow.power)
     if companion is None:
         return walks
     return Matching(

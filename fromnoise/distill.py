@@ -33,7 +33,7 @@ from fromnoise.runtime import autocast
 from fromnoise.session import Session
 
 # Where a teacher stops on its walks noise is so many times as strong as data.  Above the first, mean and covariance are
-# all that is decided; above the third, nearly all.
+# all that is decided; above the second, nearly all.
 STOPS = (4.0, 2.5, 1.6, 1.0, 0.67, 0.42, 0.25, 0.1, 0.0)
 FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
@@ -171,10 +171,11 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
         weight = max(0.0, 1 + times * (teacher.config.sample.guidance - 1))
         return build_guidance(replace(teacher.config.sample, guidance=weight), teacher.denoiser, teacher.weak)
 
-    objective = build_distillation(config, guided, companion)
+    process = Gaussian(find_expected(prepared.dataset))
+    objective = build_distillation(config, guided, companion, process)
     session = make_session(prepared, begun, objective, companion)
     student = session.trainer.denoiser
     assert isinstance(student, NetDenoiser)  # see `check_teacher`
     student.load_state_dict(teacher.denoiser.state_dict())
-    student.process = Gaussian(find_expected(prepared.dataset))
+    student.process = process
     return session

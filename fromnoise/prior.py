@@ -57,7 +57,8 @@ class Expected:
         return x + torch.tensordot(rng.normal((shape[0], len(self.axes)), like=x), self.axes, 1)
 
     def mean(self, cond: Cond) -> Data:
-        return self.offset + torch.tensordot(features(self.columns, cond) @ self.coefficients, self.basis, 1)
+        told = features(self.columns, cond).to(self.offset)
+        return self.offset + torch.tensordot(told @ self.coefficients, self.basis, 1)
 
 
 def features(columns: tuple[Column, ...], cond: Cond) -> Float[Tensor, "b f"]:

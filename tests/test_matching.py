@@ -176,7 +176,7 @@ def test_a_quarter_of_a_batch_walks_and_the_others_take_their_numbers_of_jumps_w
             goal.prepare(x0, Cond.empty(size), rng)
             values.append(goal(student, x0, Cond.empty(size), rng, 1.0).value.detach())
         ended = [t for t, s, _ in student.asked if s == 0]
-        walking = sum(len(batch.x0) // WALK_EVERY or 1 for batch in walks.batches.values() if batch.walked)
+        walking = sum(len(batch.x) // WALK_EVERY or 1 for batch in walks.batches.values() if batch.walked)
         assert walking == 8, "each from its own noise"
         of = {k: 24 // len(JUMPS) * JUMPS.count(k) for k in JUMPS}
         assert all(ended.count(lasts[k]) == of[k] for k in (1, 2)) and of[4] <= ended.count(lasts[4]) <= of[4] + 8

@@ -26,6 +26,7 @@ from fromnoise.objectives.walks import (
     student_grids,
 )
 from fromnoise.posterior import Mean
+from fromnoise.prior import Expected
 from fromnoise.process import Gaussian, add_noise
 from fromnoise.rng import Rng
 from fromnoise.sample import finish, sample
@@ -66,8 +67,15 @@ class Normal:
         return Mean(x_t - t * u)
 
 
+def around_point(size: int, *axes: list[float]) -> Gaussian:
+    """The process of data that are expected to be POINT, and to differ from it along these axes."""
+    none = torch.zeros(0, size, dtype=torch.float64)
+    offset, axis = torch.full((size,), POINT, dtype=torch.float64), torch.tensor(axes, dtype=torch.float64)
+    return Gaussian(Expected((), offset, torch.zeros(0, 0, dtype=torch.float64), none, axis.reshape(-1, size)))
+
+
 def walks(teacher=None, **more) -> Walks:
-    return Walks(**{"teacher": teacher or ToPoint(), "stops": STOPS, **more})
+    return Walks(**{"teacher": teacher or ToPoint(), "stops": STOPS, "process": around_point(3), **more})
 
 
 def column(n: int, value: float) -> torch.Tensor:
@@ -140,7 +148,7 @@ def test_of_a_curved_flow_the_average_velocity_is_learned_and_not_that_where_a_j
     assert float(goal(exact, *asked, 0.0).value.mean()) < 0.5 * float(goal(plain, *asked, 0.0).value.mean())
 
 
-def test_every_jump_has_its_share_and_leads_where_the_teacher_goes_from_data_all_but_hidden():
+def test_every_jump_has_its_share_and_leads_where_the_teacher_goes_from_what_is_expected():
     goal, met = walks(), Counter()
     for step in range(300):
         x0, cond, rng = batch(32, step)
@@ -152,7 +160,7 @@ def test_every_jump_has_its_share_and_leads_where_the_teacher_goes_from_data_all
         met.update(zip(jumps.t.flatten().tolist(), jumps.s.flatten().tolist(), strict=True))
     total = sum(met.values())
     assert total == 300 * 32 and len(met) == (STRIDES + 1) * STRIDES / 2, "some go between any two stops"
-    for lessons, part in ((ONE, 2 / 8), (TWO, 1 / 8), (FOUR, 3 / 32)):
+    for lessons, part in ((ONE, 1 / 4), (TWO, 1 / 8), (FOUR, 3 / 32)):
         for begin, end in lessons:
             assert met[STOPS[begin], STOPS[end]] / total == pytest.approx(part + 1 / 288, abs=0.02)
 
@@ -165,11 +173,11 @@ def test_a_walk_is_asked_of_the_teacher_once_for_all_the_steps_that_it_lasts():
     goal.prepare(*batch(32))
     for step in range(goal.lasts):
         seen.append(goal(ToPoint(), *batch(32, step), 0.0).t)
-        assert teacher.asked == 32 * STRIDES
+        assert teacher.asked == 16 * STRIDES + 16 * (STRIDES - 1), "half of the walks begin a stop later"
     assert len({tuple(t.tolist()) for t in seen}) == goal.lasts, "another jump of it at each step"
     goal.prepare(*batch(32, 99))
     goal(ToPoint(), *batch(32, 100), 0.0)
-    assert teacher.asked == 2 * 32 * STRIDES
+    assert teacher.asked == 2 * 16 * (2 * STRIDES - 1)
 
 
 @given(st.integers(1, 15))
@@ -206,7 +214,7 @@ def test_a_students_grids_lead_from_one_of_the_first_stops_to_the_data_by_jumps_
     assert [len(grid) - 1 for grid in grids] == list(range(1, STRIDES + 1))
     for steps, visited in VISITED.items():
         assert grids[steps - 1] == tuple(STOPS[i] for i in visited)
-        assert visited[0] in (0, 1, 2) and visited[-1] == STRIDES and all(a < b for a, b in pairwise(visited))
+        assert visited[0] in (0, 1) and visited[-1] == STRIDES and all(a < b for a, b in pairwise(visited))
 
 
 def test_a_network_learns_to_land_where_its_teacher_does():
@@ -223,11 +231,12 @@ def test_a_network_learns_to_land_where_its_teacher_does():
             return Mean(x_t - t * self.layers(torch.cat([x_t, t, t if s is None else s], 1)))
 
     torch.manual_seed(0)
-    net, goal, cond, steps = Small(), walks(Normal()), Cond.empty(32), 800
+    process = around_point(1, [Normal.STD])
+    net, goal, cond, steps = Small(), walks(Normal(), process=process), Cond.empty(32), 800
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for step in range(steps):
         rng = Rng.of(0, range(32), step)
-        x0 = POINT + Normal.STD * rng.normal((32, 1))
+        x0 = torch.zeros(32, 1)  # of which a student of walks learns nothing
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * (1 - step / steps)
         if step % goal.lasts == 0:
@@ -235,11 +244,11 @@ def test_a_network_learns_to_land_where_its_teacher_does():
         optimizer.zero_grad()
         goal(net, x0, cond, rng, step / steps).value.mean().backward()
         optimizer.step()
-    noise = torch.randn(256, 1)
 
     def far(model, grid) -> float:
-        x, told = STOPS[0] * noise + (1 - STOPS[0]) * POINT, Cond.empty(256)
-        truth = finish(sample(Normal(), Multistep(), STOPS, x, told, Rng([], [], 0)))
+        x, told = process.prior((256, 1), grid[0], Rng.of(7, range(256))), Cond.empty(256)
+        walked = STOPS[STOPS.index(grid[0]) :]
+        truth = finish(sample(Normal(), Multistep(), walked, x, told, Rng([], [], 0)))
         return float((finish(sample(model, DDIM(), grid, x, told, Rng([], [], 0))) - truth).square().mean())
 
     plain = type("Plain", (), {"process": Gaussian(), "__call__": lambda self, x, t, c, s=None: Normal()(x, t, c)})()

@@ -83,7 +83,7 @@ class Matching:
         eps = rng.normal(tuple(x0.shape), like=x0)
         value = torch.empty(len(x0), dtype=x0.dtype, device=x0.device)
         if bool(walking.any()):
-            walked = self.walks.jumps(rng, WALK_EVERY, FOUR)
+            walked = self.walks.jumps(rng, WALK_EVERY, (FOUR,))
             value[walking], t[walking] = self.share * self.walks.loss(denoise, walked), walked.t.flatten().to(t)
         rows = ~walking
         if bool(rows.any()):

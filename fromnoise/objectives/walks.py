@@ -1,8 +1,8 @@
 """Jumps learned from the teacher's own walks: a student lands in one jump where its teacher arrives in several steps.
 
-A teacher walks from data all but hidden in noise back to data in STRIDES steps, and the times where it stops are the
-only ones between which a student is ever asked to jump.  From stop t to stop s the average velocity is known, since
-both ends are:
+A teacher walks to data in STRIDES steps, from what is expected of them (`prior.py`) where noise all but hides it, and
+the times where it stops are the only ones between which a student is ever asked to jump.  From stop t to stop s the
+average velocity is known, since both ends are:
 
     u(x_t; t→s) = (x_t - x_s)/(t - s),                                                                             (1)
 
@@ -11,7 +11,8 @@ the one jump from noise to data).  No target is the student's own answer, unlike
 themselves (consistency models, MeanFlow, shortcut models), so nothing drifts, and short jumps are learned first.  A
 walk is asked of the teacher once and lasts for LASTS steps of training, one of its jumps being learned in each.
 
-Samples begin at one of the first stops without a step, by what is expected of data (`prior.py`).
+Walks begin as samples do, those that one and two steps learn from a stop later than others: what is expected is less
+exact there, but jumps are shorter, and no student meets a beginning that it was not taught.
 
 With q the mean square of what is left of (1), the loss is q·sg[(q + c)^-p] (Geng et al. 2025, "MeanFlow", eq. 22).
 """
@@ -31,17 +32,17 @@ from fromnoise.denoise import Denoiser
 from fromnoise.grid import Times
 from fromnoise.objectives.loss import Loss
 from fromnoise.posterior import Mean
-from fromnoise.process import add_noise, velocity
+from fromnoise.process import Gaussian, Process, add_noise, velocity
 from fromnoise.rng import Rng
 from fromnoise.sample import as_time, sample
 from fromnoise.stepper import Multistep
 from fromnoise.types import Data, Time
 
 STRIDES = 8
-# The stops of a student of so many steps.  One and two begin where the prior is less exact and jumps are shorter.
+# The stops of a student of so many steps.
 VISITED = {
-    1: (2, 8),
-    2: (2, 5, 8),
+    1: (1, 8),
+    2: (1, 4, 8),
     3: (0, 3, 5, 8),
     4: (0, 2, 4, 6, 8),
     5: (0, 2, 3, 4, 6, 8),
@@ -50,8 +51,9 @@ VISITED = {
     8: tuple(range(STRIDES + 1)),
 }
 ONE, TWO, FOUR = (tuple(pairwise(VISITED[steps])) for steps in (1, 2, 4))
-# Of jumps two eighths are those of one step and of two, three those of four, and one lies between any two stops.
-LESSONS = (*(72 * ONE), *(36 * TWO), *(27 * FOUR), *combinations(range(STRIDES + 1), 2))
+# What is learned of walks from the first stop and from the second, which take turns: three quarters are jumps of four
+# steps, a quarter lies between any two stops; and one half is the jump of one step, the other those of two.
+LESSONS = ((*(27 * FOUR), *combinations(range(STRIDES + 1), 2)), (*(2 * ONE), *TWO))
 LASTS = 8
 SOFT = 1e-3  # c of the loss
 
@@ -63,10 +65,10 @@ def student_grids(stops: Times) -> tuple[Times, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples and noise to walk from, and where the walks of some rows came to: x (stops, rows, c, *d)."""
+    """What walks begin with at these stops, and where those of some rows came to: x (stops, rows, c, *d)."""
 
-    x0: Data
-    eps: Data
+    x: Data
+    begin: Int[Tensor, " b"]
     cond: Cond
     walked: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
@@ -87,20 +89,26 @@ class Walks:
     """The squared error of eq. (1), for walks of `teacher`, which may be any denoiser of continuous data, guided too.
 
     stops   STRIDES + 1 times, the last 0
+    process that of the student, by whose prior walks begin
     power   p of the loss: 0 is the plain squared error, 1 counts every example alike
     lasts   steps of training for which walks begin at the examples of the first
     """
 
     teacher: Denoiser
     stops: Times
+    process: Process = field(default_factory=Gaussian)
     power: float = 0.75
     lasts: int = LASTS
     batches: dict[tuple[int, ...], Batch] = field(default_factory=dict, repr=False, compare=False)
     references: dict[bytes, Jumps] = field(default_factory=dict, repr=False, compare=False)
 
     def prepare(self, x0: Data, cond: Cond, rng: Rng) -> None:
-        """What the examples at these places of the global batch walk from until told otherwise."""
-        self.batches[tuple(rng.positions)] = Batch(x0, rng.normal(tuple(x0.shape), like=x0), cond)
+        """Where walks at these places of the global batch begin until told otherwise; of the examples their conditions
+        are all that matters."""
+        begin = torch.tensor(rng.positions) % len(LESSONS)
+        t = as_time(self._times()[begin], x0)
+        x = self.process.prior(tuple(x0.shape), t.cpu(), rng, x0.dtype, cond).to(x0)
+        self.batches[tuple(rng.positions)] = Batch(x, begin, cond)
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
         jumps = self.jumps(rng)
@@ -111,31 +119,38 @@ class Walks:
         square = mean_square(jump_velocity(denoise, jumps.x_t, jumps.t, jumps.s, jumps.cond) - goal)
         return square * (square.detach() + SOFT) ** -self.power
 
-    def jumps(self, rng: Rng, every: int = 1, lessons: Sequence[tuple[int, int]] = LESSONS) -> Jumps:
-        """For every so-manieth place of the global batch one of these jumps of its walk."""
+    def jumps(self, rng: Rng, every: int = 1, lessons: Sequence[Sequence[tuple[int, int]]] = LESSONS) -> Jumps:
+        """For every so-manieth place of the global batch a jump of its walk, by where that begins one of these."""
         batch, place = self.batches[tuple(rng.positions)], torch.tensor(rng.positions)
         rows = (place % every == 0).nonzero().flatten()
         key = tuple(rows.tolist())
         if key not in batch.walked:
-            batch.walked[key] = self.walk(batch.x0[rows], batch.eps[rows], batch.cond.rows(rows))
+            batch.walked[key] = self.walk(batch.x[rows], batch.begin[rows], batch.cond.rows(rows))
         x, cond = batch.walked[key], batch.cond.rows(rows)
-        u = rng.uniform((len(rng),))[rows]
-        begin, end = torch.tensor(lessons)[(u * len(lessons)).long()].T
+        chosen = zip(batch.begin[rows].tolist(), rng.uniform((len(rng),))[rows].tolist(), strict=True)
+        begin, end = torch.tensor([lessons[b][int(u * len(lessons[b]))] for b, u in chosen]).T
         return self.between(x, begin, end, cond)
 
     def between(
         self, walks: Float[Tensor, "stop b ..."], begin: Int[Tensor, " b"], end: Int[Tensor, " b"], cond: Cond
     ) -> Jumps:
         """Of each walk the jump between the stops of these numbers."""
-        row, times = torch.arange(len(begin)), torch.tensor(self.stops, dtype=torch.float64)
+        row, times = torch.arange(len(begin)), self._times()
         x_t, x_s = walks[begin, row], walks[end, row]
         return Jumps(x_t, x_s, as_time(times[begin], x_t), as_time(times[end], x_t), cond)
 
-    def walk(self, x0: Data, eps: Data, cond: Cond) -> Float[Tensor, "stop b ..."]:
-        """Where the teacher comes to from these data, all but hidden, by each of the stops."""
-        x = add_noise(x0, eps, as_time(self.stops[0], x0))
-        steps = sample(self.teacher, Multistep(), self.stops, x, cond, Rng([], [], 0))
-        return torch.stack([x, *(step.x for step in steps)])
+    def walk(self, x: Data, begin: Int[Tensor, " b"], cond: Cond) -> Float[Tensor, "stop b ..."]:
+        """Where the teacher comes to from x at these stops, by each later one; before them there is x itself."""
+        walked = x.repeat(len(self.stops), *(1,) * x.ndim)
+        for first in begin.unique().tolist():
+            rows = (begin == first).nonzero().flatten()
+            steps = sample(self.teacher, Multistep(), self.stops[first:], x[rows], cond.rows(rows), Rng([], [], 0))
+            for stop, step in enumerate(steps, start=first + 1):
+                walked[stop, rows] = step.x
+        return walked
+
+    def _times(self) -> Float[Tensor, " stop"]:
+        return torch.tensor(self.stops, dtype=torch.float64)
 
     @torch.no_grad()
     def at(self, denoise: Denoiser, x0: Data, cond: Cond, t: Time, rng: Rng) -> Float[Tensor, " b"]:
@@ -146,9 +161,9 @@ class Walks:
         key = eps.cpu().numpy().tobytes()
         if key not in self.references:
             begin, end = torch.tensor(FOUR).T
-            times = torch.tensor(self.stops, dtype=torch.float64)[begin]
-            nearest = (t.flatten(1)[:, :1].cpu() - times).abs().argmin(1)
-            walks = self.walk(x0, eps, cond)
+            nearest = (t.flatten(1)[:, :1].cpu() - self._times()[begin]).abs().argmin(1)
+            x = add_noise(x0, eps, as_time(self.stops[0], x0))
+            walks = self.walk(x, torch.zeros(len(x), dtype=torch.long), cond)
             self.references[key] = self.between(walks, begin[nearest], end[nearest], cond)
         known = self.references[key]
         moved = (known.t - known.s) * jump_velocity(denoise, known.x_t, known.t, known.s, known.cond)
