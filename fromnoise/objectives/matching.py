@@ -79,7 +79,7 @@ class Matching:
         jumps = torch.tensor(JUMPS)[(place - place // WALK_EVERY - 1) % len(JUMPS)]
         times = self.times(jumps)
         t = LOW + (HIGH * (REACH * last(times)).clamp_max(1.0) - LOW) * rng.stratified()
-        prior = denoise.process.prior(tuple(x0.shape), as_time(times[0], x0), rng, x0.dtype, cond).to(x0.device)
+        prior = denoise.process.prior(tuple(x0.shape), as_time(times[0], x0).cpu(), rng, x0.dtype, cond).to(x0.device)
         eps = rng.normal(tuple(x0.shape), like=x0)
         value = torch.empty(len(x0), dtype=x0.dtype, device=x0.device)
         if bool(walking.any()):

@@ -1,8 +1,8 @@
 """Jumps learned from the teacher's own walks: a student lands in one jump where its teacher arrives in several steps.
 
-A teacher walks to data in STRIDES steps, from what is expected of them (`prior.py`) where noise all but hides it, and
-the times where it stops are the only ones between which a student is ever asked to jump.  From stop t to stop s the
-average velocity is known, since both ends are:
+A teacher walks from data all but hidden in noise back to data in STRIDES steps, and the times where it stops are the
+only ones between which a student is ever asked to jump.  From stop t to stop s the average velocity is known, since
+both ends are:
 
     u(x_t; t→s) = (x_t - x_s)/(t - s),                                                                             (1)
 
@@ -11,8 +11,9 @@ the one jump from noise to data).  No target is the student's own answer, unlike
 themselves (consistency models, MeanFlow, shortcut models), so nothing drifts, and short jumps are learned first.  A
 walk is asked of the teacher once and lasts for LASTS steps of training, one of its jumps being learned in each.
 
-Walks begin as samples do, those that one and two steps learn from a stop later than others: what is expected is less
-exact there, but jumps are shorter, and no student meets a beginning that it was not taught.
+Samples begin without a step, with a draw of what is expected of data (`prior.py`).  Those of one step do so a stop
+later, where that is less exact and the jump shorter; as one jump cannot mend what several do, it is learned from walks
+that begin with such draws, too.
 
 With q the mean square of what is left of (1), the loss is q·sg[(q + c)^-p] (Geng et al. 2025, "MeanFlow", eq. 22).
 """
@@ -42,7 +43,7 @@ STRIDES = 8
 # The stops of a student of so many steps.
 VISITED = {
     1: (1, 8),
-    2: (1, 4, 8),
+    2: (0, 4, 8),
     3: (0, 3, 5, 8),
     4: (0, 2, 4, 6, 8),
     5: (0, 2, 3, 4, 6, 8),
@@ -51,9 +52,10 @@ VISITED = {
     8: tuple(range(STRIDES + 1)),
 }
 ONE, TWO, FOUR = (tuple(pairwise(VISITED[steps])) for steps in (1, 2, 4))
-# What is learned of walks from the first stop and from the second, which take turns: three quarters are jumps of four
-# steps, a quarter lies between any two stops; and one half is the jump of one step, the other those of two.
-LESSONS = ((*(27 * FOUR), *combinations(range(STRIDES + 1), 2)), (*(2 * ONE), *TWO))
+# What is learned of walks from the first stop and from the second.  Of all jumps two eighths are those of one step and
+# of two, three those of four, and one lies between any two stops.
+LESSONS = ((*(36 * TWO), *(27 * FOUR), *combinations(range(STRIDES + 1), 2)), ONE)
+LONE_EVERY = 4  # of so many walks one begins at the second stop
 LASTS = 8
 SOFT = 1e-3  # c of the loss
 
@@ -89,7 +91,7 @@ class Walks:
     """The squared error of eq. (1), for walks of `teacher`, which may be any denoiser of continuous data, guided too.
 
     stops   STRIDES + 1 times, the last 0
-    process that of the student, by whose prior walks begin
+    process that of the student, by whose prior walks of one step begin
     power   p of the loss: 0 is the plain squared error, 1 counts every example alike
     lasts   steps of training for which walks begin at the examples of the first
     """
@@ -103,11 +105,11 @@ class Walks:
     references: dict[bytes, Jumps] = field(default_factory=dict, repr=False, compare=False)
 
     def prepare(self, x0: Data, cond: Cond, rng: Rng) -> None:
-        """Where walks at these places of the global batch begin until told otherwise; of the examples their conditions
-        are all that matters."""
-        begin = torch.tensor(rng.positions) % len(LESSONS)
-        t = as_time(self._times()[begin], x0)
-        x = self.process.prior(tuple(x0.shape), t.cpu(), rng, x0.dtype, cond).to(x0)
+        """Where walks at these places of the global batch begin until told otherwise."""
+        begin = (torch.tensor(rng.positions) % LONE_EVERY == LONE_EVERY - 1).long()
+        hidden = add_noise(x0, rng.normal(tuple(x0.shape), like=x0), as_time(self.stops[0], x0))
+        drawn = self.process.prior(tuple(x0.shape), self.stops[1], rng, x0.dtype, cond).to(x0)
+        x = torch.where(as_time(begin, x0) > 0, drawn, hidden)
         self.batches[tuple(rng.positions)] = Batch(x, begin, cond)
 
     def __call__(self, denoise: Denoiser, x0: Data, cond: Cond, rng: Rng, progress: float) -> Loss:
