@@ -38,7 +38,7 @@ STOPS = (4.0, 2.5, 1.6, 1.0, 0.67, 0.42, 0.25, 0.1, 0.0)
 FEW = 4  # steps, the least that plain sampling is any good in
 # Of the training's learning rates: the weights are good already, and only the answers to s < t are new.
 GENTLER = 2 / 3
-GENTLEST = 1 / 6  # of those while samples are matched: at the full rate the companion loses sight of them
+GENTLEST = 1 / 5  # of those while samples are matched: at the full rate the companion loses sight of them
 FALL = 0.6  # of the time before that, where rates begin to fall
 AGILE = 0.6  # momentum then, since student and companion follow each other: more, and samples drift away as a whole
 
