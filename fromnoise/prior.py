@@ -13,7 +13,7 @@ are the principal ones of what it leaves open, on average over all conditions, a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -56,6 +56,10 @@ class Expected:
             return F.interpolate(x, size=shape[2:])
         return x + torch.tensordot(rng.normal((shape[0], len(self.axes)), like=x), self.axes, 1)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the columns, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "columns"}
+
     def mean(self, cond: Cond) -> Data:
         told = features(self.columns, cond).to(self.offset)
         return self.offset + torch.tensordot(told @ self.coefficients, self.basis, 1)
@@ -81,7 +85,7 @@ def find_expected(dataset: Dataset) -> Expected:
     columns, shape = dataset.columns, dataset.codec.shape
     size = int(np.prod(shape))
     order = np.random.default_rng(0).permutation(dataset.indices("train"))
-    offset, among, along = _sums(columns, dataset, np.sort(order[: max(1, SUMMED // size)]))
+    offset, among, along = _sums(dataset, np.sort(order[: max(1, SUMMED // size)]))
     effects = torch.linalg.solve(among + RIDGE * torch.eye(len(among)), along)
     most = max(1, KEPT // size)
     held = np.sort(order[: max(1, HELD // size)])
@@ -95,18 +99,19 @@ def find_expected(dataset: Dataset) -> Expected:
         rank = min(MOST_AXES, len(rest) // OF_EACH, size, most)
         _, lengths, axes = torch.pca_lowrank(rest, q=rank, niter=4)
     axes = (axes * lengths / len(rest) ** 0.5).T.reshape(-1, *shape).contiguous()
-    return Expected(columns, expected.offset, expected.coefficients, expected.basis, axes)
+    return replace(expected, axes=axes)
 
 
-def _sums(columns: tuple[Column, ...], dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of x0 (size), Σ φᵀφ (f, f) and Σ φᵀ(x0 - mean) (f, size)."""
-    total, count, among, along = 0.0, 0.0, 0.0, 0.0
+    f, size = features(dataset.columns, Cond.empty(1)).shape[1], int(np.prod(dataset.codec.shape))
+    total, count, among, along = (torch.zeros(shape) for shape in (size, f, (f, f), (f, size)))
     for x0, cond in _chunks(dataset, indices):
-        told, x = features(columns, cond), x0.flatten(1)
-        total, count = total + x.sum(0), count + told.sum(0)
-        among, along = among + told.T @ told, along + told.T @ x
-    assert isinstance(total, Tensor) and isinstance(count, Tensor)
-    assert isinstance(among, Tensor) and isinstance(along, Tensor)
+        told, x = features(dataset.columns, cond), x0.flatten(1)
+        total += x.sum(0)
+        count += told.sum(0)
+        among += told.T @ told
+        along += told.T @ x
     mean = total / len(indices)
     return mean, among, along - count[:, None] * mean
 

@@ -35,12 +35,7 @@ class Process(Protocol):
         ...
 
     def prior(
-        self,
-        shape: Shape,
-        t: float | Time,
-        rng: Rng,
-        dtype: torch.dtype = torch.float32,
-        cond: Cond | None = None,
+        self, shape: Shape, t: float | Time, rng: Rng, dtype: torch.dtype = torch.float32, cond: Cond | None = None
     ) -> Data:
         """A start of the way back: what data looks like at time t when nothing but conditions is known about it."""
         ...
@@ -62,12 +57,7 @@ class Gaussian:
     continuous = True
 
     def prior(
-        self,
-        shape: Shape,
-        t: float | Time,
-        rng: Rng,
-        dtype: torch.dtype = torch.float32,
-        cond: Cond | None = None,
+        self, shape: Shape, t: float | Time, rng: Rng, dtype: torch.dtype = torch.float32, cond: Cond | None = None
     ) -> Data:
         x = t * rng.normal(shape, like=torch.empty(0, dtype=dtype))
         return x if self.expected is None else x + (1 - t) * self.expected.draw(shape, rng, cond).to(x)
@@ -98,12 +88,7 @@ class Masked:
     continuous = False
 
     def prior(
-        self,
-        shape: Shape,
-        t: float | Time,
-        rng: Rng,
-        dtype: torch.dtype = torch.int64,
-        cond: Cond | None = None,
+        self, shape: Shape, t: float | Time, rng: Rng, dtype: torch.dtype = torch.int64, cond: Cond | None = None
     ) -> Data:
         return torch.full(shape, self.vocab, dtype=torch.int64)
 

@@ -42,7 +42,6 @@ from fromnoise.types import FromNoiseError
 # Enough rows to draw conditions from; a release must not grow with the data.
 MAX_ROWS, MAX_MAPS = 10_000, 64  # of columns that are maps the latter
 SHOWN = 10  # labels that a sentence names
-EXPECTED = ("offset", "coefficients", "basis", "axes")
 NEAR = 0.25  # standard deviations: a training row with such a number agrees with the one asked for
 
 
@@ -260,7 +259,7 @@ def save_release(
     tensors |= {f"rows/{k}": v[:MAX_ROWS] for k, v in rows.values.items()}
     tensors |= {f"present/{k}": v[:MAX_ROWS] for k, v in rows.present.items()}
     if isinstance(denoiser.process, Gaussian) and (expected := denoiser.process.expected) is not None:
-        tensors |= {f"expected/{k}": getattr(expected, k) for k in EXPECTED}
+        tensors |= {f"expected/{k}": v for k, v in expected.tensors().items()}
     save(path, tensors, meta)
 
 
