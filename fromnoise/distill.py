@@ -171,11 +171,12 @@ def student_session(folder: RunFolder, prepared: Prepared, begun: float) -> Sess
         weight = max(0.0, 1 + times * (teacher.config.sample.guidance - 1))
         return build_guidance(replace(teacher.config.sample, guidance=weight), teacher.denoiser, teacher.weak)
 
-    process = Gaussian(find_expected(prepared.dataset))
+    process = teacher.denoiser.process
+    if not isinstance(process, Gaussian) or process.expected is None:  # of an earlier version
+        process = Gaussian(find_expected(prepared.dataset))
     objective = build_distillation(config, guided, companion, process)
-    session = make_session(prepared, begun, objective, companion)
+    session = make_session(prepared, begun, objective, companion, process)
     student = session.trainer.denoiser
     assert isinstance(student, NetDenoiser)  # see `check_teacher`
     student.load_state_dict(teacher.denoiser.state_dict())
-    student.process = process
     return session

@@ -26,6 +26,7 @@ from fromnoise.data.groups import NAME as GROUP
 from fromnoise.data.media import MEDIA
 from fromnoise.denoise import Denoiser
 from fromnoise.extend import Extension
+from fromnoise.grid import Times
 from fromnoise.memory import fitting
 from fromnoise.release import Release
 from fromnoise.rng import Rng
@@ -200,7 +201,7 @@ def walk(
     """
     denoise, nets = _asked(release, config)
     device = next(release.denoiser.parameters()).device
-    times = build_grid(config, release.denoiser.start)(config.steps)
+    times = _times(release, config, begun=beyond is None)
     if isinstance(beyond, Rolling):
         x = beyond(_walk(release, denoise, config, indices, seed, cond.to(device)), len(indices), device)
         end = as_time(0.0, x)
@@ -238,12 +239,20 @@ def _asked(release: Release, config: SampleConfig) -> tuple[Denoiser, list[Count
     return build_guidance(config, nets[0], nets[1] if len(nets) > 1 else None), nets
 
 
+def _times(release: Release, config: SampleConfig, *, begun: bool) -> Times:
+    """The grid of `config`, from noise on unless samples are `begun` with what is expected of an example: that knows
+    nothing of frames that they go on from, and not what is larger.  A student knows no other beginning."""
+    start = release.denoiser.start
+    times = build_grid(config, start)(config.steps)
+    return times if begun or config.jumps or times[0] >= start else (start, *times)
+
+
 def _walk(release: Release, denoise: Denoiser, config: SampleConfig, indices: range, seed: int, cond: Cond) -> Walk:
     """How the windows of clips are sampled."""
     return Walk(
         denoise=denoise,
         stepper=build_stepper(config),
-        times=build_grid(config, release.denoiser.start)(config.steps),
+        times=_times(release, config, begun=False),
         cond=cond,
         rng=lambda k, use: Rng.of(seed, indices, use, k),
     )

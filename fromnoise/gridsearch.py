@@ -12,12 +12,11 @@ with the least Σ (growth_k·error_ijk)², errors of different moves being taken
 path over pairs of nodes.  This is GITS (Chen et al. 2024, "On the trajectory regularity of diffusion-based sampling")
 with second-order moves and measured growth in place of Euler moves and none.
 
-Two freedoms beyond the formulas of `grid.py`:
-- A walk may start below the noisiest time, from scaled noise.  It saves the evaluation that tells little more than the
-  mean of the data, and leaves out the data's share of x_t.  That error grows less than others, being nearly the same
-  for all samples: a third walk measures it.
-- `last`, the last time above 0, is fixed.  Below it a model has hardly been trained, and one jump to 0 gives better
-  samples than many moves, though they end nearer to the exact solution; so the teacher jumps from there, too.
+A grid begins at any node, with what the process has the same noise come to (`prior.py`), which costs nothing but its
+error, and that is measured, too: the moves in which no more than mean and covariance of the data is decided are saved.
+
+`last`, the last time above 0, is fixed.  Below it a model has hardly been trained, and one jump to 0 gives better
+samples than many moves, though they end nearer to the exact solution; so the teacher jumps from there, too.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ from fromnoise.stepper import Multistep, extrapolation
 from fromnoise.types import Data, FromNoiseError
 
 STEPS = range(3, 25)
-NODES, WALKS = 48, 3  # moves of the teacher, and how often each prior walks them
+NODES, WALKS = 48, 2  # moves of the teacher, and how often each prior walks them
 BATCH = 8
 LAST = 0.1
 NOISIEST = 5.0  # logit(t) of the first node below t = 1
-LATE = 0.988  # of the noisiest time: where the walk starts that measures what starting late costs
+Begin = Callable[[float], Data]  # where the same noise comes to at a time, as the process has it
 NUDGE = 0.02  # of the way to another sample: small enough for errors to grow as infinitesimal ones do
 
 
@@ -58,14 +57,14 @@ class Teacher:
 
     times   t_0 > … > t_N = 0
     gram    mean products of elements of (x_0, …, x_N, x0_hat_0, …, x0_hat_{N-1}), over examples and elements
+    begun   the mean square error of beginning at each node
     growth  by how much a small error at each node has grown at the end; the last is 1
-    late    the same of the error of a start from scaled noise at `LATE` of the noisiest time
     """
 
     times: Times
     gram: Float[Tensor, "m m"]
+    begun: Float[Tensor, " n"]
     growth: Float[Tensor, " n"]
-    late: float
 
 
 def search(
@@ -81,7 +80,7 @@ def search(
 ) -> tuple[Times, ...]:
     """One grid for each number of moves in `steps`, for the release's own guidance and the multistep stepper.
 
-    Walks `priors` of `seed` thrice over `nodes` moves, eight priors at a time and as many as fit into `seconds`; 16
+    Walks `priors` of `seed` twice over `nodes` moves, eight priors at a time and as many as fit into `seconds`; 16
     will do.  The result is () where not even eight fit, and for models that multistep does not sample (tokens, flow
     maps).  Without a limit it is a function of the release and `seed` alone.
     """
@@ -91,11 +90,14 @@ def search(
     times = teacher_times(release.denoiser.start, last, nodes)
     device = next(release.denoiser.parameters()).device
 
-    def draw(first: int) -> tuple[Data, Cond]:
-        indices = range(first, first + BATCH)
-        shape = (BATCH, *release.codec.shape)
-        x = denoise.process.prior(shape, times[0], Rng.of(seed, indices, "search")).to(device)
-        return x, release.conditions({}, seed, indices).to(device)
+    def draw(first: int) -> tuple[Begin, Cond]:
+        indices, shape = range(first, first + BATCH), (BATCH, *release.codec.shape)
+        cond = release.conditions({}, seed, indices)
+
+        def begin(t: float) -> Data:
+            return denoise.process.prior(shape, t, Rng.of(seed, indices, "search"), cond=cond).to(device)
+
+        return begin, cond.to(device)
 
     begun = clock()
     batches = _in_time(denoise, times, map(draw, range(0, priors, BATCH)), lambda: seconds - (clock() - begun))
@@ -112,21 +114,19 @@ def teacher_times(start: float, last: float, count: int) -> Times:
     return (start, *(round(t, 6) for t in inside.sigmoid().tolist()), 0.0)
 
 
-def teach(denoise: Denoiser, times: Times, batches: Iterable[tuple[Data, Cond]]) -> Teacher | None:
-    """Walks each batch of priors, of at least two, three times over `times`; None if there are no batches."""
+def teach(denoise: Denoiser, times: Times, batches: Iterable[tuple[Begin, Cond]]) -> Teacher | None:
+    """Walks each batch of priors, of at least two, twice over `times`; None if there are no batches."""
     gram = torch.zeros(2 * len(times) - 1, 2 * len(times) - 1, dtype=torch.float64)
-    strayed, missed, count = torch.zeros(len(times), dtype=torch.float64), torch.zeros(2, dtype=torch.float64), 0
-    start = next(i for i, t in enumerate(times) if t <= LATE * times[0])
-    for x, cond in batches:
+    strayed, begun, count = (torch.zeros(size, dtype=torch.float64) for size in ((len(times),), (len(times),), ()))
+    for begin, cond in batches:
+        x = begin(times[0])
         steps = [(step.x.cpu(), step.post.point().cpu()) for step in _walk(denoise, times, x, cond) if step.post]
         states, guesses = [x.cpu(), *(x_s for x_s, _ in steps)], [guess for _, guess in steps]
         # Towards another sample: errors of moves lie among differences of pictures, not among all directions.
         nudged = x + NUDGE * (states[-1].roll(1, dims=0) - states[-1]).to(x.device)
         walked = (step.x for step in _walk(denoise, times, nudged, cond))
         strayed += torch.stack([_square(a, b) for a, b in zip(states, chain([nudged], walked), strict=True)])
-        late = x * (times[start] / times[0])
-        arrived = finish(_walk(denoise, times[start:], late, cond))
-        missed += torch.stack([_square(states[start], late), _square(states[-1], arrived)])
+        begun += len(x) * torch.stack([_square(a, begin(t)) for a, t in zip(states, times, strict=True)])
         for example in torch.stack(states + guesses, dim=1):
             rows = example.flatten(1).double()
             gram += rows @ rows.T / rows.shape[1]
@@ -134,7 +134,7 @@ def teach(denoise: Denoiser, times: Times, batches: Iterable[tuple[Data, Cond]])
     if not count:
         return None
     growth = (strayed[-1] / strayed).sqrt()
-    return Teacher(times=times, gram=gram / count, growth=growth, late=float((missed[1] / missed[0]).sqrt()))
+    return Teacher(times=times, gram=gram / count, begun=begun / count, growth=growth)
 
 
 def grids(teacher: Teacher, steps: Iterable[int]) -> dict[int, Times]:
@@ -164,10 +164,8 @@ def costs(teacher: Teacher) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n n"
     q = torch.where(j < k, t[k] / t[j], 0.0)
     allowed = (j < k) & ((k < end) | (j == end - 1))
     euler = square((one, k), (-q, j), (q - 1, guess[j])) * grown
-    # The later the start, the less alike for all samples is what it leaves out, and the more it grows.
-    late = torch.minimum(teacher.late * (1 - t / t[0]) / (1 - LATE), teacher.growth)
-    scaled = square((one, every), (-t / t[0], torch.zeros_like(every))) * late.square()
-    first = torch.where(allowed, scaled[:, None] + euler, torch.inf)
+    begun = teacher.begun * grown
+    first = torch.where(allowed, begun[:, None] + euler, torch.inf)
     r = extrapolation(level[i], level[j], level[k])
     second = square((one, k), (-q, j), ((q - 1) * (1 + r), guess[j]), ((1 - q) * r, guess[i])) * grown
     return first, torch.where(allowed & (i < j), second, torch.inf)
@@ -196,11 +194,12 @@ def _square(a: Data, b: Data) -> Tensor:
 
 
 def _in_time(
-    denoise: Denoiser, times: Times, batches: Iterator[tuple[Data, Cond]], left: Callable[[], float]
-) -> Iterator[tuple[Data, Cond]]:
+    denoise: Denoiser, times: Times, batches: Iterator[tuple[Begin, Cond]], left: Callable[[], float]
+) -> Iterator[tuple[Begin, Cond]]:
     """Batches for as long as another fits into the seconds `left`; the first is judged by one evaluation."""
     cost = 0.0
-    for x, cond in batches:
+    for begin, cond in batches:
+        x = begin(times[0])
         for _ in range(2 if cost == 0 else 0):  # the first evaluation warms up
             before = left()
             finish(_walk(denoise, times[:2], x, cond)).sum().item()
@@ -208,5 +207,5 @@ def _in_time(
         if cost > left():
             return
         before = left()
-        yield x, cond
+        yield begin, cond
         cost = before - left()

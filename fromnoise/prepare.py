@@ -24,11 +24,13 @@ from fromnoise.data import Dataset, open_dataset
 from fromnoise.data.groups import of_data, with_groups
 from fromnoise.data.listing import Listing
 from fromnoise.data.scan import BUNDLED, scan
-from fromnoise.denoise import ModelDenoiser
+from fromnoise.denoise import ModelDenoiser, NetDenoiser
 from fromnoise.errors import FromNoiseError
 from fromnoise.folder import RunFolder, default_folder
 from fromnoise.memory import give_back, peak, reset_peak
 from fromnoise.objectives import Objective
+from fromnoise.prior import find_expected
+from fromnoise.process import Gaussian
 from fromnoise.recipes import Facts, reasons, recipe
 from fromnoise.release import MAX_MAPS, MAX_ROWS
 from fromnoise.runtime import Runtime, autocast, detect, from_main, reuse_memory
@@ -167,14 +169,18 @@ def make_session(
     begun: float,
     objective: Objective | None = None,
     companion: ModelDenoiser | None = None,
+    process: Gaussian | None = None,
 ) -> Session:
     """The objects of a run, joined.  `begun` is the moment on `time.perf_counter` that its budget counts from.
 
-    The objective is that of the settings, unless it is given, with the companion that it trains along.
+    The objective is that of the settings, unless it is given, with the companion that it trains along.  Continuous data
+    begin as `process` has it, by default with what is expected of them.
     """
     config, dataset, runtime = prepared.config, prepared.dataset, prepared.runtime
     shape = dataset.codec.shape
     denoiser = build_denoiser(config, dataset.columns, shape[0], len(shape) - 1, partial(autocast, runtime))
+    if isinstance(denoiser, NetDenoiser):
+        denoiser.process = Gaussian(find_expected(dataset)) if process is None else process
     trainer = Trainer(
         config=config,
         denoiser=denoiser.to(runtime.device),

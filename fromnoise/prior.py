@@ -2,18 +2,19 @@
 
 Where noise is some times as strong as data, the law of x_t is all but that of Gaussian data with the same mean and
 covariance, whatever the data (Wang and Vastola 2024, "The unreasonable effectiveness of Gaussian score approximation").
-So the steps that lead there need not be made.  With c the conditions, samples may begin at
+So the steps that lead there need not be made.  The flow of Gaussian data is known: with c the conditions, it goes from
+noise eps to
 
-    x_t = t·eps + (1-t)·(E[x0 | c] + Σ_k z_k·axes_k),    eps, z standard normal,                                  (1)
+    x_t = (1-t)·E[x0 | c] + t·eps + Σ_k (√((1-t)²·|a_k|² + t²) - t)·(u_k·eps)·u_k,    a_k = |a_k|·u_k,             (1)
 
 where E[x0 | c] = offset + φ(c)·coefficients·basis is a ridge regression on simple features of conditions, and the axes
-are the principal ones of what it leaves open, on average over all conditions, as long as their standard deviation.
+a_k are the principal ones of what it leaves open, on average over all conditions, as long as their standard deviation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -23,17 +24,17 @@ from torch import Tensor
 
 from fromnoise.cond import Column, Cond
 from fromnoise.data import Dataset
-from fromnoise.rng import Rng
-from fromnoise.types import Data, Shape
+from fromnoise.types import Data, Time
 
 KNOTS = 9  # of the broken lines that numbers are told by
 MOST_FEATURES = 2048  # of a column; one of more is left out, and so are maps
 RIDGE = 4.0  # examples that speak for no effect of a feature
 MOST_AXES = 256
 OF_EACH = 16  # examples for every axis, so that none is of few of them
+SHORT = 1e-5  # of the longest axis, below which there is rounding alone
 KEPT = 2**20  # numbers in the axes of a model, and in its basis
-SUMMED, HELD = 2**28, 2**25  # numbers in the examples that the mean is found from, and those that the axes are
-_CHUNK = 1024
+SUMMED, HELD = 2**26, 2**24  # numbers in the examples that moments are found from, and those that the basis is
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +47,19 @@ class Expected:
     basis: Float[Tensor, "m *x"]
     axes: Float[Tensor, "r *x"]
 
-    def draw(self, shape: Shape, rng: Rng, cond: Cond | None) -> Data:
-        """Data (b, c, *d) as it is expected under `cond`, without conditions if there are none.
+    def flow(self, eps: Data, t: float | Time, cond: Cond | None) -> Data:
+        """x_t, where noise (b, c, *d) comes to under `cond`, without conditions if there are none; at t = 1 it is eps.
 
-        Of another shape than the examples' it is the mean alone, as far stretched.
+        Of another shape than the examples' only the mean is known, as far stretched.
         """
-        x = self.mean(Cond.empty(shape[0]) if cond is None else cond)
-        if shape[1:] != tuple(x.shape[1:]):
-            return F.interpolate(x, size=shape[2:])
-        return x + torch.tensordot(rng.normal((shape[0], len(self.axes)), like=x), self.axes, 1)
+        x = self.mean(Cond.empty(len(eps)) if cond is None else cond).to(eps)
+        if eps.shape[1:] != x.shape[1:]:
+            return (1 - t) * F.interpolate(x, size=eps.shape[2:]) + t * eps
+        axes, at = self.axes.flatten(1).to(eps), torch.as_tensor(t, dtype=eps.dtype).reshape(-1, 1)
+        # (√(…) - t)/|a|², without a difference of nearly equal numbers
+        moved = (1 - at) ** 2 / (((1 - at) ** 2 * axes.square().sum(1) + at**2).sqrt() + at)
+        along = (moved * (eps.flatten(1) @ axes.T)) @ axes
+        return (1 - t) * x + t * eps + along.view_as(eps)
 
     def tensors(self) -> dict[str, Tensor]:
         """All but the columns, by name."""
@@ -81,44 +86,46 @@ def features(columns: tuple[Column, ...], cond: Cond) -> Float[Tensor, "b f"]:
 
 
 def find_expected(dataset: Dataset) -> Expected:
-    """By the training examples alone; the same for the same data."""
+    """By the training examples alone; the same for the same data.
+
+    All of it lies among the principal axes of the data, where regression and covariance need no more than moments.
+    """
     columns, shape = dataset.columns, dataset.codec.shape
     size = int(np.prod(shape))
     order = np.random.default_rng(0).permutation(dataset.indices("train"))
-    offset, among, along = _sums(dataset, np.sort(order[: max(1, SUMMED // size)]))
-    effects = torch.linalg.solve(among + RIDGE * torch.eye(len(among)), along)
-    most = max(1, KEPT // size)
-    held = np.sort(order[: max(1, HELD // size)])
+    seen = order[: max(1, SUMMED // size)]
+    offset, basis = _principal(dataset, np.sort(order[: max(1, HELD // size)]))
+    f, m = features(columns, Cond.empty(1)).shape[1], len(basis)
+    moments = torch.zeros(f + m, f + m, dtype=torch.float64)
+    for x0, cond in _chunks(dataset, np.sort(seen)):
+        both = torch.cat([features(columns, cond), (x0.flatten(1) - offset) @ basis.T], 1)
+        moments += both.T @ both
+    among, along = moments[:f, :f], moments[:f, f:]
+    effects = torch.linalg.solve(among + RIDGE * torch.eye(f), along)
+    open_ = moments[f:, f:] - effects.T @ along - along.T @ effects + effects.T @ among @ effects
+    squares, axes = torch.linalg.eigh(open_ / len(seen))
+    lengths = squares.clamp_min(0).sqrt()
+    axes = (lengths * axes)[:, lengths > SHORT * lengths.max()].T.flip(0)[: len(seen) // OF_EACH].float() @ basis
+    return Expected(
+        columns, offset.reshape(shape), effects.float(), basis.reshape(-1, *shape), axes.reshape(-1, *shape)
+    )
+
+
+def _principal(dataset: Dataset, indices: np.ndarray) -> tuple[Float[Tensor, " n"], Float[Tensor, "m n"]]:
+    """Mean and principal axes, of length one, of these examples."""
+    x = torch.cat([x0.flatten(1) for x0, _ in _chunks(dataset, indices)])
+    offset = x.mean(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        u, s, v = torch.svd_lowrank(effects, q=min(most, *effects.shape), niter=4)
-        expected = Expected(
-            columns, offset.reshape(shape), u * s, v.T.reshape(-1, *shape).contiguous(), torch.zeros(0, *shape)
-        )
-        rest = torch.cat([(x0 - expected.mean(cond)).flatten(1) for x0, cond in _chunks(dataset, held)])
-        rank = min(MOST_AXES, len(rest) // OF_EACH, size, most)
-        _, lengths, axes = torch.pca_lowrank(rest, q=rank, niter=4)
-    axes = (axes * lengths / len(rest) ** 0.5).T.reshape(-1, *shape).contiguous()
-    return replace(expected, axes=axes)
-
-
-def _sums(dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean of x0 (size), Σ φᵀφ (f, f) and Σ φᵀ(x0 - mean) (f, size)."""
-    f, size = features(dataset.columns, Cond.empty(1)).shape[1], int(np.prod(dataset.codec.shape))
-    total, count, among, along = (torch.zeros(shape) for shape in (size, f, (f, f), (f, size)))
-    for x0, cond in _chunks(dataset, indices):
-        told, x = features(dataset.columns, cond), x0.flatten(1)
-        total += x.sum(0)
-        count += told.sum(0)
-        among += told.T @ told
-        along += told.T @ x
-    mean = total / len(indices)
-    return mean, among, along - count[:, None] * mean
+        rank = min(MOST_AXES, max(1, KEPT // x.shape[1]), *x.shape)
+        _, _, axes = torch.pca_lowrank(x, q=rank, niter=4)
+    return offset, axes.T.contiguous()
 
 
 def _chunks(dataset: Dataset, indices: np.ndarray) -> Iterator[tuple[Data, Cond]]:
-    for start in range(0, len(indices), _CHUNK):
-        part = indices[start : start + _CHUNK]
+    chunk = max(1, _CHUNK // int(np.prod(dataset.codec.shape)))
+    for start in range(0, len(indices), chunk):
+        part = indices[start : start + chunk]
         yield dataset.x0(part).float(), dataset.cond(part)
 
 

@@ -59,8 +59,8 @@ class Gaussian:
     def prior(
         self, shape: Shape, t: float | Time, rng: Rng, dtype: torch.dtype = torch.float32, cond: Cond | None = None
     ) -> Data:
-        x = t * rng.normal(shape, like=torch.empty(0, dtype=dtype))
-        return x if self.expected is None else x + (1 - t) * self.expected.draw(shape, rng, cond).to(x)
+        eps = rng.normal(shape, like=torch.empty(0, dtype=dtype))
+        return t * eps if self.expected is None else self.expected.flow(eps, t, cond)
 
     def forward(self, x_s: Data, s: Time, t: Time, rng: Rng) -> Data:
         # x_t = a·x_s + b·z with a·(1-s) = 1-t and (a·s)² + b² = t².  At s = 1 there is nothing left to add.

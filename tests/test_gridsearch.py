@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from functools import cache
+from functools import cache, partial
 from itertools import combinations, pairwise
 
 import pytest
@@ -17,9 +16,10 @@ from fromnoise.codec.image import ImageCodec
 from fromnoise.cond import Cond
 from fromnoise.config import Config, ModelConfig, RunConfig, SampleConfig, UNetConfig, from_json, to_json
 from fromnoise.grid import Karras, Linear, LogSNR
-from fromnoise.gridsearch import LATE, Teacher, costs, grids, search, shortest, teach, teacher_times
+from fromnoise.gridsearch import Teacher, costs, grids, search, shortest, teach, teacher_times
 from fromnoise.path import logsnr
 from fromnoise.posterior import Mean
+from fromnoise.prior import Expected
 from fromnoise.process import Gaussian
 from fromnoise.release import Release
 from fromnoise.rng import Rng
@@ -35,6 +35,10 @@ def priors(seed: int, t: float = 1.0, n: int = 64) -> torch.Tensor:
     return Exact.process.prior((n, 2), t, Rng.of(seed, range(n)), dtype=torch.float64)
 
 
+def begun(rows: range, t: float) -> torch.Tensor:
+    return priors(0, t)[rows]
+
+
 def end(times: tuple[float, ...], seed: int) -> torch.Tensor:
     x = priors(seed, times[0])
     return finish(sample(Exact(), Multistep(), times, x, Cond.empty(len(x)), Rng.of(0, range(len(x)))))
@@ -42,8 +46,8 @@ def end(times: tuple[float, ...], seed: int) -> torch.Tensor:
 
 @cache
 def taught(count: int, last: float) -> Teacher:
-    x = priors(0)
-    teacher = teach(Exact(), teacher_times(1.0, last, count), [(half, Cond.empty(32)) for half in x.split(32)])
+    halves = [(partial(begun, rows), Cond.empty(32)) for rows in (range(32), range(32, 64))]
+    teacher = teach(Exact(), teacher_times(1.0, last, count), halves)
     assert teacher is not None
     return teacher
 
@@ -77,13 +81,14 @@ def test_searched_grids_fall_from_the_start_or_below_to_the_last_time_and_zero(m
 
 
 def test_the_search_is_deterministic_and_does_not_depend_on_how_priors_are_batched():
-    x, cond = priors(3, n=8), Cond.empty
-    whole = teach(Exact(), teacher_times(1.0, 0.1, 20), [(x, cond(8))])
-    again = teach(Exact(), teacher_times(1.0, 0.1, 20), [(x, cond(8))])
-    parts = teach(Exact(), teacher_times(1.0, 0.1, 20), [(x[:4], cond(4)), (x[4:], cond(4))])
+    batches = [(partial(begun, rows), Cond.empty(len(rows))) for rows in (range(8), range(4), range(4, 8))]
+    whole, again, parts = (
+        teach(Exact(), teacher_times(1.0, 0.1, 20), some) for some in (batches[:1], batches[:1], batches[1:])
+    )
     assert whole is not None and again is not None and parts is not None
     assert torch.equal(whole.gram, again.gram) and torch.equal(whole.growth, again.growth)
     assert torch.allclose(whole.gram, parts.gram, rtol=1e-12)
+    assert torch.allclose(whole.begun, parts.begun, rtol=1e-12)
     assert grids(whole, [5]) == grids(again, [5])
     assert teach(Exact(), teacher_times(1.0, 0.1, 20), []) is None
 
@@ -110,9 +115,8 @@ def test_costs_are_the_errors_of_the_steppers_own_moves(picked):
     first, second = costs(teacher)
     assert float(second[i, j, k]) == pytest.approx(square(x_k, states[k]), rel=1e-6, abs=1e-14)
     euler, _, _ = Multistep().step(Exact(), states[j], time[j], time[k], cond, None, rng)
-    grown = min(teacher.late * (1 - teacher.times[j]) / (1 - LATE), float(teacher.growth[j]))
-    scaled = float((states[0] * teacher.times[j] - states[j]).square().mean()) * grown**2
-    assert float(first[j, k]) == pytest.approx(square(euler, states[k]) + scaled, rel=1e-6, abs=1e-14)
+    begins = float((priors(0, teacher.times[j]) - states[j]).square().mean() * teacher.growth[j] ** 2)
+    assert float(first[j, k]) == pytest.approx(square(euler, states[k]) + begins, rel=1e-6, abs=1e-14)
 
 
 class Normal:
@@ -129,7 +133,7 @@ def variance(t: torch.Tensor) -> torch.Tensor:
 
 
 def test_growth_is_what_becomes_of_a_small_error():
-    teacher = teach(Normal(), teacher_times(1.0, 0.01, 200), [(priors(0), Cond.empty(64))])
+    teacher = teach(Normal(), teacher_times(1.0, 0.01, 200), [(partial(begun, range(64)), Cond.empty(64))])
     assert teacher is not None and float(teacher.growth[-1]) == 1.0
     t = torch.tensor(teacher.times, dtype=torch.float64)
     assert torch.allclose(teacher.growth, 0.3 / variance(t).sqrt(), rtol=0.01)
@@ -199,9 +203,8 @@ def release(config: Config) -> Release:
 
 @pytest.mark.parametrize("batches", [0, 2])
 def test_a_search_keeps_to_its_seconds(batches):
-    """On a clock that counts evaluations, a batch costs three walks, and two evaluations tell that in advance."""
-    model, times = release(TINY), teacher_times(1.0, 0.1, 26)
-    batch = 2 * 26 + sum(t <= LATE for t in times[:-1])
+    """On a clock that counts evaluations, a batch costs two walks, and two evaluations tell that in advance."""
+    model, batch = release(TINY), 2 * 26
     calls: list[None] = []
     model.denoiser.register_forward_hook(lambda *_: calls.append(None))
     found = search(model, nodes=26, seconds=(batches + 0.9) * batch + 2, clock=lambda: float(len(calls)))
@@ -218,13 +221,24 @@ def test_models_that_are_not_sampled_by_multistep_are_not_searched():
     assert search(release(Config(model=ModelConfig(flow_map=True), net=TINY.net, run=TINY.run))) == ()
 
 
-def test_starting_late_costs_the_mean_of_the_data():
-    """Data N(1, 0.3²): the share left out at t is 1-t, and the solution carries it to the end like any other error."""
+class Foreseen(Normal):
+    """Of data N(1, 0.3²), of which that is known beforehand."""
 
-    class Shifted(Normal):
-        def __call__(self, x_t, t, cond, s=None):
-            return Mean(1 + (1 - t) * 0.09 / variance(t) * (x_t - (1 - t)))
+    process = Gaussian(Expected((), torch.ones(2), torch.zeros(0, 0), torch.zeros(0, 2), 0.3 * torch.eye(2)))
 
-    teacher = teach(Shifted(), teacher_times(1.0, 0.01, 200), [(priors(0), Cond.empty(64))])
-    assert teacher is not None
-    assert teacher.late == pytest.approx(0.3 / math.sqrt(float(variance(torch.tensor(LATE)))), rel=0.03)
+    def __call__(self, x_t, t, cond, s=None):
+        return Mean(1 + (1 - t) * 0.09 / variance(t) * (x_t - (1 - t)))
+
+
+def test_a_grid_begins_late_where_it_is_known_what_data_are_like():
+    def begin(process: Gaussian, t: float) -> torch.Tensor:
+        return process.prior((64, 2), t, Rng.of(0, range(64)), torch.float64)
+
+    times, late = teacher_times(1.0, 0.1, 100), []
+    for process in (Gaussian(), Foreseen.process):
+        teacher = teach(Foreseen(), times, [(partial(begin, process), Cond.empty(64))])
+        assert teacher is not None
+        late.append((float(teacher.begun[:-1].sqrt().max()), grids(teacher, [4])[4][0]))
+    (plain, first), (known, after) = late
+    assert known < 0.005 < 0.5 < plain, "the walk's own error is all that is left"
+    assert after < 0.5 < first, late

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromnoise.cond import Column, Cond
 from fromnoise.data import Dataset, open_dataset
+from fromnoise.posterior import Mean
 from fromnoise.prior import KNOTS, MOST_AXES, OF_EACH, Expected, features, find_expected
 from fromnoise.process import Gaussian, add_noise
 from fromnoise.rng import Rng
+from fromnoise.sample import finish, sample
+from fromnoise.stepper import Heun
 
 PLACE = torch.linspace(0, 2 * torch.pi, 9)[:8]
 WAVES = (PLACE.sin().expand(8, 8), PLACE.cos()[:, None].expand(8, 8))
@@ -33,7 +36,7 @@ def waves(folder: Path, n: int, *columns: str) -> Dataset:
 @pytest.mark.parametrize("columns", [(), ("kind",), ("kind", "number")])
 @pytest.mark.parametrize("t", [0.5, 0.3])
 def test_draws_have_the_mean_and_the_covariance_of_noised_data(t, columns, tmp_path):
-    dataset, n = waves(tmp_path, 1500, *columns), 4000
+    dataset, n = waves(tmp_path, 1500, *columns), 8000
     indices = np.resize(dataset.indices("train"), n)
     x0, cond = dataset.x0(indices), dataset.cond(indices)
     noise = Rng.of(2, range(n)).normal(tuple(x0.shape))
@@ -70,7 +73,8 @@ def test_the_axes_are_those_of_what_conditions_leave_open_the_longest_first(tmp_
 
 @pytest.mark.parametrize("n", [10, 200, 1500])
 def test_no_axis_is_of_few_examples(n, tmp_path):
-    dataset = waves(tmp_path, n)
+    np.savez(tmp_path / "noise.npz", images=np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8))
+    dataset = open_dataset(tmp_path / "noise.npz")
     assert len(find_expected(dataset).axes) == min(MOST_AXES, len(dataset.indices("train")) // OF_EACH, 64)
 
 
@@ -113,6 +117,33 @@ def test_conditions_are_told_by_simple_features_and_those_that_are_absent_by_non
     expected = torch.cat([torch.tensor([[0, 0, 1], [1, 0, 0]]), knots, words, torch.tensor([[0.5, -1], [0, 0]])], 1)
     torch.testing.assert_close(told, expected)
     assert not features(columns, Cond.empty(2)).any() and features((), Cond.empty(2)).shape == (2, 0)
+
+
+@given(st.floats(0.1, 1))
+@settings(max_examples=10)
+def test_samples_begin_where_the_flow_of_gaussian_data_leads(t):
+    """Of its own noise each, as a sampler finds in many small steps."""
+    axes = torch.tensor([[[2.0, 0.0, 1.0]], [[-0.5, 0.0, 1.0]]]) * torch.tensor([1.0, 0.3])[:, None, None]
+    process = Gaussian(Expected((), torch.tensor([[0.5, -1.0, 2.0]]), torch.zeros(0, 0), torch.zeros(0, 1, 3), axes))
+
+    class Known:
+        """The posterior mean, in float64, by the covariance of data."""
+
+        def __init__(self) -> None:
+            self.process = process
+
+        def __call__(self, x_t, t, cond, s=None):
+            a, at = axes[:, 0].double(), float(t[0, 0, 0])
+            covariance, mean = a.T @ a, torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+            gain = (1 - at) * covariance @ torch.linalg.inv((1 - at) ** 2 * covariance + at**2 * torch.eye(3))
+            return Mean(mean + (x_t - (1 - at) * mean) @ gain.T)
+
+    rng, times = Rng.of(0, range(8)), torch.linspace(1, t, 60, dtype=torch.float64).tolist()
+    eps = process.prior((8, 1, 3), 1.0, rng, torch.float64)
+    walked = finish(sample(Known(), Heun(), times, eps, Cond.empty(8), rng))
+    torch.testing.assert_close(
+        process.prior((8, 1, 3), t, Rng.of(0, range(8)), torch.float64), walked, atol=2e-3, rtol=0
+    )
 
 
 @given(st.integers(1, 7), st.floats(0, 1))
