@@ -125,7 +125,9 @@ def build_distillation(
         return walks
     return Matching(
         walks=walks,
-        lone=guided(flow.match_lone),
+        guided=guided,
+        lone=(flow.match_lone, flow.match_lone_at_last),
+        others=flow.match_others,
         companion=companion,
         grid=grid,
         begin=flow.match_from,

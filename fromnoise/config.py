@@ -117,14 +117,17 @@ class FlowConfig:
     """How a student learns its teacher's walks, by a loss of this `power`; see `objectives/walks.py`.
 
     From part `match_from` of the run on its samples are matched to the teacher's law (`objectives/matching.py`), and
-    the walks of a quarter of the examples weigh `match_walks`; never where `match_from` is 1.  Samples of one step are
-    matched to a teacher whose guidance is `match_lone` times as far from 1.
+    the walks of a quarter of the examples weigh `match_walks`; never where `match_from` is 1.  Guidance is then
+    `match_others` times as far from 1; for samples of one step at first `match_lone` times, at last
+    `match_lone_at_last`.
     """
 
     power: Annotated[float, Field(ge=0, le=1)] = 0.75
     match_from: Annotated[float, Field(ge=0, le=1)] = 0.3
     match_walks: Annotated[float, Field(ge=0)] = 0.1
     match_lone: Annotated[float, Field(ge=0)] = 2.0
+    match_lone_at_last: Annotated[float, Field(ge=0)] = 1.0
+    match_others: Annotated[float, Field(ge=0)] = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -40,6 +40,7 @@ FEW = 4  # steps, the least that plain sampling is any good in
 GENTLER = 2 / 3
 GENTLEST = 1 / 5  # of those while samples are matched: at the full rate the companion loses sight of them
 FALL = 0.6  # of the time before that, where rates begin to fall
+AVERAGE = 0.12  # length of it, so long since samples as a whole drift to and fro
 AGILE = 0.6  # momentum then, since student and companion follow each other: more, and samples drift away as a whole
 
 
@@ -98,7 +99,7 @@ def student_config(config: Config, settings: Sequence[str], *, budget: float | N
             drop_momentum=AGILE,
             decay_from=(1 + begin) / 2,
         )
-        student = replace(student, optim=optim, run=replace(run, keep="last"))
+        student = replace(student, optim=optim, run=replace(run, keep="last", ema=AVERAGE))
     return override(student, settings)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,7 +61,14 @@ class Student(nn.Module):
 def objective(companion, **more) -> Matching:
     walks = Walks(teacher=OfNormal(MEAN, STD), stops=Linear()(STRIDES))
     return Matching(
-        **{"walks": walks, "lone": walks.teacher, "companion": companion, "begin": 0.0, "share": 0.0, **more}
+        **{
+            "walks": walks,
+            "guided": lambda times: walks.teacher,
+            "companion": companion,
+            "begin": 0.0,
+            "share": 0.0,
+            **more,
+        }
     )
 
 
@@ -101,20 +106,27 @@ def test_at_the_teachers_law_nothing_pulls():
     goal = objective(OfNormal(MEAN, STD))
     x = goal.samples(student, rng.normal((256, 3), like=x0), Cond.empty(256), goal.times(jumps(256)))
     t = torch.full((256, 1), 0.5, dtype=torch.float64)
-    pull, _ = goal.pull(x, rng.normal((256, 3), like=x0), t, jumps(256), Cond.empty(256))
+    pull, _ = goal.pull(x, rng.normal((256, 3), like=x0), t, jumps(256), Cond.empty(256), goal.teachers(1.0))
     assert float(pull.detach().abs().max()) < 1e-20
 
 
-def test_only_samples_of_one_jump_are_drawn_to_the_teacher_of_lone_steps():
+def test_samples_of_one_jump_are_drawn_to_a_teacher_of_their_own():
     x0, rng = batch(64)
     goal, student, cond = objective(OfNormal(MEAN, STD)), Student(MEAN, STD), Cond.empty(64)
     x = goal.samples(student, rng.normal((64, 3), like=x0), cond, goal.times(jumps(64))).detach()
     eps, t = rng.normal((64, 3), like=x0), torch.full((64, 1), 0.5, dtype=torch.float64)
     same, other = (
-        replace(goal, lone=lone).pull(x, eps, t, jumps(64), cond)[0]
+        goal.pull(x, eps, t, jumps(64), cond, (lone, OfNormal(MEAN, STD)))[0]
         for lone in (OfNormal(MEAN, STD), OfNormal(MEAN + 1, STD))
     )
     assert bool(((same - other).abs() > 1e-3).eq(jumps(64) == 1).all())
+
+
+@given(st.floats(0, 0.9), st.floats(0, 1))
+def test_what_samples_of_one_jump_are_drawn_to_is_guided_less_and_less(begin, part):
+    goal = objective(OfNormal(MEAN, STD), begin=begin, guided=lambda times: OfNormal(times, STD), lone=(3.0, 1.0))
+    lone, others = goal.teachers(begin + part * (1 - begin))
+    assert lone.mean.item() == pytest.approx(3 - 2 * part, abs=1e-6) and others.mean.item() == goal.others
 
 
 def test_each_of_the_two_is_trained_by_its_own_loss_alone():
@@ -122,7 +134,7 @@ def test_each_of_the_two_is_trained_by_its_own_loss_alone():
     x0, rng = batch(64)
     goal, cond, t = objective(companion), Cond.empty(64), torch.full((64, 1), 0.5, dtype=torch.float64)
     x = goal.samples(student, rng.normal((64, 3), like=x0), cond, goal.times(jumps(64)))
-    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond)
+    pull, follow = goal.pull(x, rng.normal((64, 3), like=x0), t, jumps(64), cond, goal.teachers(1.0))
     everything = [student.mean, student.std, companion.mean, companion.std]
     pulled = torch.autograd.grad(pull.mean(), everything, allow_unused=True, retain_graph=True)
     followed = torch.autograd.grad(follow.mean(), everything, allow_unused=True)

@@ -17,10 +17,14 @@ companion learns from the very x_t that (2) is measured on, so it costs one pass
 The last of k jumps begins at time 1/k or so and can change no more than what the noise there hides.  Far beyond, both
 scores speak of what is settled already, and a jump could follow them only by a shift of all samples alike; but they are
 also all that says when samples as a whole drift away, and without them they do.  So t stays below REACH times that.
+
+Guidance beyond that of the teacher's walks brings samples to their places sooner.  Those of one jump need most of it,
+and drift from the law's mean and lose its width if it stays, so that it falls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -50,7 +54,9 @@ SMALL = 1e-3  # at least, the denominator of eq. (2)
 class Matching:
     """The loss of `walks`; from part `begin` of the run on, beside it, the squared distance to eq. (2) of own samples.
 
-    lone       the teacher of samples in one jump: that of the walks, or one that is guided more strongly
+    guided     the teacher, guided so many times as strongly as that of the walks
+    lone       times for samples in one jump, at first and at last
+    others     times for other samples
     companion  a denoiser of its own parameters, trained along by the same optimiser: first the teacher's twin, at last
                the denoiser of what the student makes
     grid       where a number of jumps begin and end: that of sampling
@@ -58,9 +64,11 @@ class Matching:
     """
 
     walks: Walks
-    lone: Denoiser
+    guided: Callable[[float], Denoiser]
     companion: Denoiser
     grid: Grid = field(default_factory=Linear)
+    lone: tuple[float, float] = (2.0, 1.0)
+    others: float = 1.5
     begin: float = 0.5
     share: float = 0.1
 
@@ -89,7 +97,7 @@ class Matching:
         if bool(rows.any()):
             told = cond.rows(rows.to(x0.device))
             x = self.samples(denoise, prior[rows], told, times[:, rows])
-            pull, follow = self.pull(x, eps[rows], as_time(t[rows], x), jumps[rows], told)
+            pull, follow = self.pull(x, eps[rows], as_time(t[rows], x), jumps[rows], told, self.teachers(progress))
             value[rows] = float(progress >= self.begin + LEAD) * pull + follow
         return Loss(value, t)
 
@@ -116,8 +124,20 @@ class Matching:
         t = as_time(last(times), x)
         return x - t * jump_velocity(denoise, x, t, torch.zeros_like(t), cond)
 
+    def teachers(self, progress: float) -> tuple[Denoiser, Denoiser]:
+        """Of samples in one jump, and of others."""
+        first, last = self.lone
+        done = (progress - self.begin) / (1 - self.begin)
+        return self.guided(first + done * (last - first)), self.guided(self.others)
+
     def pull(
-        self, x: Data, eps: Data, t: Time, jumps: Int[Tensor, " b"], cond: Cond
+        self,
+        x: Data,
+        eps: Data,
+        t: Time,
+        jumps: Int[Tensor, " b"],
+        cond: Cond,
+        teachers: tuple[Denoiser, Denoiser],
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Half the mean squared distance of samples x to eq. (2), whose gradient is theirs alone; and the companion's
         own loss, plain flow matching of them, whose gradient is its alone."""
@@ -128,7 +148,7 @@ class Matching:
         theirs = jump_velocity(self.companion, x_t, t, s, cond)
         with torch.no_grad():
             v = torch.empty_like(x_t)
-            for rows, teacher in ((jumps == 1, self.lone), (jumps > 1, self.walks.teacher)):
+            for rows, teacher in zip((jumps == 1, jumps > 1), teachers, strict=True):
                 if bool(rows.any()):
                     v[rows] = jump_velocity(teacher, x_t[rows], t[rows], t[rows], cond.rows(rows))
             size = (made - (x_t - t * v)).abs().flatten(1).mean(1).clamp_min(SMALL)
