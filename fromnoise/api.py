@@ -104,10 +104,10 @@ def train(
         say(line)
     if prepared.config.model.flow_map:
         raise FromNoiseError(f"{prepared.folder.path} is a student: go on with it by fromnoise distill … --resume.")
-    session = make_session(prepared, begun)
     if prepared.finished:
         say("this run is finished; a larger --budget or --steps goes on with it.")
         return Run(prepared.folder)
+    session = make_session(prepared, begun)
     if prepared.resumed:
         session.resume()
         say(f"going on from step {session.trainer.position.step}.")

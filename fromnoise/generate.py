@@ -201,12 +201,12 @@ def walk(
     """
     denoise, nets = _asked(release, config)
     device = next(release.denoiser.parameters()).device
-    times = _times(release, config, begun=beyond is None)
     if isinstance(beyond, Rolling):
         x = beyond(_walk(release, denoise, config, indices, seed, cond.to(device)), len(indices), device)
         end = as_time(0.0, x)
         yield Step(x=x, post=None, t=end, s=end, evaluations=sum(net.asked for net in nets) // len(x))
         return
+    times = _times(release, config, begun=beyond is None)
     shape = (len(indices), *(release if beyond is None else beyond).codec.shape)
     x = release.denoiser.process.prior(shape, times[0], Rng.of(seed, indices, "prior"), cond=cond).to(device)
     if isinstance(release.codec, TextCodec) and release.codec.barred:
@@ -383,9 +383,8 @@ def trajectory(
     asked, template = prompted(release, where, prompt)
     cond = release.conditions(asked, seed, range(n))
     steps = list(walk(release, config, range(n), seed, cond, template))
-    times = build_grid(config, release.denoiser.start)(config.steps)
-    rng = Rng.of(seed, range(n), "prior")
-    prior = release.denoiser.process.prior((n, *release.codec.shape), times[0], rng, cond=cond)
+    begin, rng = _times(release, config, begun=True)[0], Rng.of(seed, range(n), "prior")
+    prior = release.denoiser.process.prior((n, *release.codec.shape), begin, rng, cond=cond)
     seen = [prior, *(s.x for s in steps), *(s.post.point() for s in steps if s.post is not None)]
     # All at once, so that pages of text are of one height.
     shown = release.codec.preview(np.concatenate([release.codec.decode(_on_cpu(x)) for x in seen]))
