@@ -47,8 +47,9 @@ NODES, WALKS = 48, 2  # moves of the teacher, and how often each prior walks the
 BATCH = 8
 LAST = 0.1
 NOISIEST = 5.0  # logit(t) of the first node below t = 1
-Begin = Callable[[float], Data]  # where the same noise comes to at a time, as the process has it
 NUDGE = 0.02  # of the way to another sample: small enough for errors to grow as infinitesimal ones do
+
+Begin = Callable[[float], Data]  # where the same noise comes to at a time, as the process has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,7 @@ def costs(teacher: Teacher) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n n"
     q = torch.where(j < k, t[k] / t[j], 0.0)
     allowed = (j < k) & ((k < end) | (j == end - 1))
     euler = square((one, k), (-q, j), (q - 1, guess[j])) * grown
-    begun = teacher.begun * grown
-    first = torch.where(allowed, begun[:, None] + euler, torch.inf)
+    first = torch.where(allowed, (teacher.begun * grown)[:, None] + euler, torch.inf)
     r = extrapolation(level[i], level[j], level[k])
     second = square((one, k), (-q, j), ((q - 1) * (1 + r), guess[j]), ((1 - q) * r, guess[i])) * grown
     return first, torch.where(allowed & (i < j), second, torch.inf)

@@ -15,6 +15,8 @@ from fromnoise.build import build_denoiser, build_grid
 from fromnoise.codec.image import ImageCodec
 from fromnoise.cond import Cond
 from fromnoise.config import Config, ModelConfig, RunConfig, SampleConfig, UNetConfig, from_json, to_json
+from fromnoise.extend import extension
+from fromnoise.generate import walk
 from fromnoise.grid import Karras, Linear, LogSNR
 from fromnoise.gridsearch import Teacher, costs, grids, search, shortest, teach, teacher_times
 from fromnoise.path import logsnr
@@ -242,3 +244,11 @@ def test_a_grid_begins_late_where_it_is_known_what_data_are_like():
     (plain, first), (known, after) = late
     assert known < 0.005 < 0.5 < plain, "the walk's own error is all that is left"
     assert after < 0.5 < first, late
+
+
+def test_what_is_larger_than_an_example_begins_with_noise():
+    """Of it less is expected, so the grid of an example is gone to from there."""
+    model, config = release(TINY), SampleConfig(steps=3, searched=((0.8, 0.5, 0.1, 0.0),))
+    for beyond, times in ((None, (0.8, 0.5, 0.1)), (extension(model.codec, length=8), (1.0, 0.8, 0.5, 0.1))):
+        steps = walk(model, config, range(2), 0, Cond.empty(2), beyond=beyond)
+        assert [float(step.t.max()) for step in steps] == pytest.approx(times)
