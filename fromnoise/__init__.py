@@ -18,7 +18,7 @@ from fromnoise.version import __version__
 # about as long as lies between two operations, and sleep then.  Has no effect once torch is loaded, or if already set.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "6000")
 
 if TYPE_CHECKING:
     from fromnoise.api import Run, load, train

@@ -8,18 +8,21 @@ noise eps to
     x_t = (1-t)·E[x0 | c] + t·eps + Σ_k (√((1-t)²·|a_k|² + t²) - t)·(u_k·eps)·u_k,    a_k = |a_k|·u_k,             (1)
 
 where E[x0 | c] = offset + φ(c)·coefficients·basis is a ridge regression on simple features of conditions, and the axes
-a_k are the principal ones of what it leaves open, on average over all conditions, as long as their standard deviation.
+a_k are the principal ones of what it leaves open, as long as their standard deviation.  How much that is depends on c,
+too: sandals differ in more than trousers.  So conditions of like expectations make a kind, which has axes of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from fromnoise.cond import Column, Cond
@@ -31,43 +34,54 @@ MOST_FEATURES = 2048  # of a column; one of more is left out, and so are maps
 RIDGE = 4.0  # examples that speak for no effect of a feature
 MOST_AXES = 256
 OF_EACH = 16  # examples for every axis, so that none is of few of them
-SHORT = 1e-5  # of the longest axis, below which there is rounding alone
-KEPT = 2**20  # numbers in the axes of a model, and in its basis
+MOST_KINDS, OF_KIND = 256, 64  # kinds of conditions, and examples to every one on average
+SORTED = 2**13  # examples by whose conditions kinds are found
+ALIKE = 32.0  # examples that speak for a kind to differ in what all do
+KEPT, KEPT_OF_KINDS = 2**20, 2**22  # numbers in the basis, and in the axes of all kinds
 SUMMED, HELD = 2**26, 2**24  # numbers in the examples that moments are found from, and those that the basis is
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Eq. (1): f features of `columns`, m of their effects on x0 (c, *d), r axes."""
+    """Eq. (1): f features of `columns`, m of their effects on x0 (c, *d); k kinds, and r axes of each.
+
+    basis    orthogonal, of length one
+    centres  the effects that are expected of a kind; one belongs to the nearest
+    axes     along the basis: first those of examples of which nothing is told, then those of each kind
+    """
 
     columns: tuple[Column, ...]
     offset: Float[Tensor, " *x"]
     coefficients: Float[Tensor, "f m"]
     basis: Float[Tensor, "m *x"]
-    axes: Float[Tensor, "r *x"]
+    centres: Float[Tensor, "k m"]
+    axes: Float[Tensor, "k+1 r m"]
 
     def flow(self, eps: Data, t: float | Time, cond: Cond | None) -> Data:
         """x_t, where noise (b, c, *d) comes to under `cond`, without conditions if there are none; at t = 1 it is eps.
 
         Of another shape than the examples' only the mean is known, as far stretched.
         """
-        x = self.mean(Cond.empty(len(eps)) if cond is None else cond).to(eps)
-        if eps.shape[1:] != x.shape[1:]:
-            return (1 - t) * F.interpolate(x, size=eps.shape[2:]) + t * eps
-        axes, at = self.axes.flatten(1).to(eps), torch.as_tensor(t, dtype=eps.dtype).reshape(-1, 1)
-        # (√(…) - t)/|a|², without a difference of nearly equal numbers
-        moved = (1 - at) ** 2 / (((1 - at) ** 2 * axes.square().sum(1) + at**2).sqrt() + at)
-        along = (moved * (eps.flatten(1) @ axes.T)) @ axes
-        return (1 - t) * x + t * eps + along.view_as(eps)
+        told = features(self.columns, Cond.empty(len(eps)) if cond is None else cond)
+        effects = told @ self.coefficients.to(told)
+        mean = (1 - t) * (self.offset + torch.tensordot(effects.to(self.basis), self.basis, 1)).to(eps)
+        if eps.shape[1:] != mean.shape[1:]:
+            return F.interpolate(mean, size=eps.shape[2:]) + t * eps
+        basis, kinds = self.basis.flatten(1).to(eps), kinds_of(self.centres, told, effects)
+        at = torch.as_tensor(t, dtype=eps.dtype).reshape(-1, 1).expand(len(eps), 1)
+        along = eps.flatten(1) @ basis.T
+        for kind in kinds.unique().tolist():
+            rows, axes = kinds == kind, self.axes[kind].to(eps)
+            signal, noise = (1 - at[rows]) ** 2, at[rows]
+            # (√(…) - t)/|a|², without a difference of nearly equal numbers
+            moved = signal / ((signal * axes.square().sum(1) + noise**2).sqrt() + noise)
+            along[rows] = (moved * (along[rows] @ axes.T)) @ axes
+        return mean + t * eps + (along @ basis).view_as(eps)
 
     def tensors(self) -> dict[str, Tensor]:
         """All but the columns, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "columns"}
-
-    def mean(self, cond: Cond) -> Data:
-        told = features(self.columns, cond).to(self.offset)
-        return self.offset + torch.tensordot(told @ self.coefficients, self.basis, 1)
 
 
 def features(columns: tuple[Column, ...], cond: Cond) -> Float[Tensor, "b f"]:
@@ -85,6 +99,15 @@ def features(columns: tuple[Column, ...], cond: Cond) -> Float[Tensor, "b f"]:
     return torch.cat(parts, 1)
 
 
+def kinds_of(
+    centres: Float[Tensor, "k m"], told: Float[Tensor, "b f"], effects: Float[Tensor, "b m"]
+) -> Int[Tensor, " b"]:
+    """1 … k by the nearest centre, 0 where nothing is told."""
+    if not len(centres):
+        return torch.zeros(len(told), dtype=torch.long)
+    return torch.where(told.any(1), 1 + torch.cdist(effects, centres.to(effects)).argmin(1), 0)
+
+
 def find_expected(dataset: Dataset) -> Expected:
     """By the training examples alone; the same for the same data.
 
@@ -93,27 +116,63 @@ def find_expected(dataset: Dataset) -> Expected:
     columns, shape = dataset.columns, dataset.codec.shape
     size = int(np.prod(shape))
     order = np.random.default_rng(0).permutation(dataset.indices("train"))
-    seen = order[: max(1, SUMMED // size)]
+    seen = np.sort(order[: max(1, SUMMED // size)])
     offset, basis = _principal(dataset, np.sort(order[: max(1, HELD // size)]))
     f, m = features(columns, Cond.empty(1)).shape[1], len(basis)
-    moments = torch.zeros(f + m, f + m, dtype=torch.float64)
-    for x0, cond in _chunks(dataset, np.sort(seen)):
-        both = torch.cat([features(columns, cond), (x0.flatten(1) - offset) @ basis.T], 1)
-        moments += both.T @ both
-    among, along = moments[:f, :f], moments[:f, f:]
-    effects = torch.linalg.solve(among + RIDGE * torch.eye(f), along)
-    open_ = moments[f:, f:] - effects.T @ along - along.T @ effects + effects.T @ among @ effects
-    squares, axes = torch.linalg.eigh(open_ / len(seen))
-    lengths = squares.clamp_min(0).sqrt()
-    axes = (lengths * axes)[:, lengths > SHORT * lengths.max()].T.flip(0)[: len(seen) // OF_EACH].float() @ basis
-    return Expected(
-        columns, offset.reshape(shape), effects.float(), basis.reshape(-1, *shape), axes.reshape(-1, *shape)
-    )
+    moments, x = torch.zeros(f, f + m, dtype=torch.float64), torch.empty(len(seen), m)
+    for rows, x0, cond in _chunks(dataset, seen):
+        told, x[rows] = features(columns, cond), (x0.flatten(1) - offset) @ basis.T
+        moments += told.double().T @ torch.cat([told, x[rows]], 1).double()
+    coefficients = torch.linalg.solve(moments[:, :f] + RIDGE * torch.eye(f), moments[:, f:]).float()
+
+    def expected(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        told = features(columns, dataset.cond(indices))
+        return told, told @ coefficients
+
+    centres = _centres(expected(np.sort(order[: min(SORTED, len(seen))]))[1], min(MOST_KINDS, len(seen) // OF_KIND))
+    axes = _axes(x, map(expected, np.array_split(seen, 1 + len(seen) // SORTED)), centres)
+    return Expected(columns, offset.reshape(shape), coefficients, basis.reshape(-1, *shape), centres, axes)
+
+
+def _centres(effects: Float[Tensor, "n m"], most: int) -> Float[Tensor, "k m"]:
+    """All that is expected of these examples, each once; where that is too much, what most of it is near to."""
+    distinct = effects.unique(dim=0)
+    if len(distinct) <= most:
+        return distinct
+    if most < 2 or not effects.shape[1]:
+        return effects[:0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty kinds, which do no harm
+        centres, _ = kmeans2(effects.numpy(), most, iter=20, minit="++", rng=np.random.default_rng(0))
+    return torch.from_numpy(centres)
+
+
+def _axes(
+    x: Float[Tensor, "n m"], expected: Iterable[tuple[Tensor, Tensor]], centres: Float[Tensor, "k m"]
+) -> Float[Tensor, "k+1 r m"]:
+    """Principal axes of examples x, and of what is left open of each kind by what is told and expected of them.
+
+    A kind differs from others as far as its examples outnumber ALIKE.
+    """
+    expected = list(expected)
+    (n, m), parts = x.shape, x.split([len(told) for told, _ in expected])
+    squares, count = torch.zeros(len(centres) + 1, m, m), torch.zeros(len(centres) + 1, 1, 1)
+    for part, (told, effects) in zip(parts, expected, strict=True):
+        kinds = kinds_of(centres, told, effects)
+        for kind in kinds.unique().tolist():
+            open_ = (part - effects)[kinds == kind]
+            squares[kind] += open_.T @ open_
+            count[kind] += len(open_)
+    covariance = (squares + ALIKE * squares.sum(0) / n) / (count + ALIKE)
+    covariance[0] = x.T @ x / n
+    lengths, axes = torch.linalg.eigh(covariance)
+    kept = min(MOST_AXES, n // OF_EACH, KEPT_OF_KINDS // covariance[:, 0].numel())
+    return (lengths.clamp_min(0).sqrt()[:, None] * axes).mT.flip(1)[:, :kept].half()
 
 
 def _principal(dataset: Dataset, indices: np.ndarray) -> tuple[Float[Tensor, " n"], Float[Tensor, "m n"]]:
     """Mean and principal axes, of length one, of these examples."""
-    x = torch.cat([x0.flatten(1) for x0, _ in _chunks(dataset, indices)])
+    x = torch.cat([x0.flatten(1) for _, x0, _ in _chunks(dataset, indices)])
     offset = x.mean(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -122,11 +181,11 @@ def _principal(dataset: Dataset, indices: np.ndarray) -> tuple[Float[Tensor, " n
     return offset, axes.T.contiguous()
 
 
-def _chunks(dataset: Dataset, indices: np.ndarray) -> Iterator[tuple[Data, Cond]]:
+def _chunks(dataset: Dataset, indices: np.ndarray) -> Iterator[tuple[slice, Data, Cond]]:
     chunk = max(1, _CHUNK // int(np.prod(dataset.codec.shape)))
     for start in range(0, len(indices), chunk):
         part = indices[start : start + chunk]
-        yield dataset.x0(part).float(), dataset.cond(part)
+        yield slice(start, start + len(part)), dataset.x0(part).float(), dataset.cond(part)
 
 
 def _size(column: Column) -> int:

@@ -226,7 +226,9 @@ def test_models_that_are_not_sampled_by_multistep_are_not_searched():
 class Foreseen(Normal):
     """Of data N(1, 0.3²), of which that is known beforehand."""
 
-    process = Gaussian(Expected((), torch.ones(2), torch.zeros(0, 0), torch.zeros(0, 2), 0.3 * torch.eye(2)))
+    process = Gaussian(
+        Expected((), torch.ones(2), torch.zeros(0, 2), torch.eye(2), torch.zeros(0, 2), 0.3 * torch.eye(2)[None])
+    )
 
     def __call__(self, x_t, t, cond, s=None):
         return Mean(1 + (1 - t) * 0.09 / variance(t) * (x_t - (1 - t)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fromnoise.cond import Column, Cond
 from fromnoise.data import Dataset, open_dataset
 from fromnoise.posterior import Mean
-from fromnoise.prior import KNOTS, MOST_AXES, OF_EACH, Expected, features, find_expected
+from fromnoise.prior import ALIKE, KNOTS, MOST_AXES, OF_EACH, Expected, features, find_expected
 from fromnoise.process import Gaussian, add_noise
 from fromnoise.rng import Rng
 from fromnoise.sample import finish, sample
@@ -60,22 +60,65 @@ def test_draws_have_the_mean_and_the_covariance_of_noised_data(t, columns, tmp_p
 def test_the_axes_are_those_of_what_conditions_leave_open_the_longest_first(tmp_path):
     dataset = waves(tmp_path, 1500, "kind", "number")
     found, again = find_expected(dataset), find_expected(dataset)
-    assert found.axes.shape[1:] == dataset.codec.shape
-    flat = found.axes.flatten(1)
-    lengths = flat.norm(dim=1)
-    assert bool((lengths.diff() <= 1e-5).all()), "in order"
-    near = (flat @ flat.T / (lengths[:, None] * lengths)).abs() - torch.eye(len(flat))
-    assert float(near.max()) < 1e-3, "and orthogonal"
+    assert len(found.axes) == 1 + len(found.centres) > 10
+    for axes in found.axes.float():
+        lengths = axes.norm(dim=1)
+        assert bool((lengths.diff() <= 1e-4).all()), "in order"
+        near = (axes @ axes.T / (lengths[:, None] * lengths)).abs() - torch.eye(len(axes))
+        assert float(near[:4, :4].max()) < 1e-3, "and orthogonal"
     # Two waves, one twice as strong; what kinds and numbers differ by is known.
+    lengths = torch.linalg.eigvalsh((found.axes[1:].mT @ found.axes[1:]).float().mean(0)).flip(0).sqrt()
     assert lengths[0] / lengths[1] == pytest.approx(2, rel=0.1) and lengths[2] < 0.15 * lengths[1]
-    assert all(torch.equal(getattr(found, k), getattr(again, k)) for k in ("offset", "coefficients", "basis", "axes"))
+    assert all(torch.equal(value, again.tensors()[name]) for name, value in found.tensors().items())
+
+
+def two_sorts(folder: Path, n: int, few: int) -> Dataset:
+    """Of n + few pictures all but the last few differ by one wave, and these by the other, five times as strong."""
+    along = torch.randn(n + few, generator=torch.Generator().manual_seed(0))[:, None, None]
+    images = 128 + torch.where(torch.arange(n + few)[:, None, None] < n, 5 * along * WAVES[0], 25 * along * WAVES[1])
+    kind = np.where(np.arange(n + few) < n, "many", "few")
+    np.savez(folder / "sorts.npz", images=images.round().numpy().astype(np.uint8), kind=kind)
+    return open_dataset(folder / "sorts.npz", columns=["kind"])
+
+
+def test_each_kind_differs_in_its_own_way(tmp_path):
+    dataset, n = two_sorts(tmp_path, 800, 800), 4000
+    labels = dataset.columns[0].labels
+    process, rng = Gaussian(find_expected(dataset)), Rng.of(1, range(n))
+
+    def deviations(cond: Cond | None) -> list[float]:
+        drawn = process.prior((n, 1, 8, 8), 0.02, rng, cond=cond)
+        return [float((drawn * wave).mean((1, 2, 3)).std()) for wave in WAVES]
+
+    x0, cond = dataset.x0(dataset.indices("train")), dataset.cond(dataset.indices("train")).values["kind"]
+    for label in range(2):
+        told = Cond({"kind": torch.full((n,), label)}, {"kind": torch.ones(n, dtype=torch.bool)}, n)
+        own, other = (1, 0) if labels[label] == "few" else (0, 1)
+        found, known = deviations(told), float((x0[cond == label] * WAVES[own]).mean((1, 2, 3)).std())
+        assert 0.98 * found[own] == pytest.approx(known, rel=0.12)
+        assert found[other] < 0.35 * deviations(None)[other], "in which others differ"
+    whole = [float((x0 * wave).mean((1, 2, 3)).std()) for wave in WAVES]
+    assert [0.98 * found for found in deviations(None)] == pytest.approx(whole, rel=0.12)
+
+
+def test_how_few_examples_differ_is_believed_little(tmp_path):
+    """What four pictures alone differ by is not what any other is made of."""
+    dataset = two_sorts(tmp_path, 800, 5)
+    found, train = find_expected(dataset), dataset.indices("train")
+    few = dataset.columns[0].labels.index("few")
+    rows = dataset.cond(train).values["kind"] == few
+    assert 2 <= int(rows.sum()) <= 5
+    wave = WAVES[1].flatten() / WAVES[1].norm()
+    theirs = float((dataset.x0(train)[rows].flatten(1) @ wave).square().mean())
+    along = found.axes.float() @ (found.basis.flatten(1) @ wave)
+    assert float(along.square().sum(1)[1:].max()) < 1.5 * int(rows.sum()) / ALIKE * theirs
 
 
 @pytest.mark.parametrize("n", [10, 200, 1500])
 def test_no_axis_is_of_few_examples(n, tmp_path):
     np.savez(tmp_path / "noise.npz", images=np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8))
     dataset = open_dataset(tmp_path / "noise.npz")
-    assert len(find_expected(dataset).axes) == min(MOST_AXES, len(dataset.indices("train")) // OF_EACH, 64)
+    assert find_expected(dataset).axes.shape[1] == min(MOST_AXES, len(dataset.indices("train")) // OF_EACH, 64)
 
 
 def test_what_is_known_of_few_examples_is_believed_little(tmp_path):
@@ -91,7 +134,7 @@ def test_what_is_known_of_few_examples_is_believed_little(tmp_path):
     expected, x0, cond = find_expected(dataset), dataset.x0(train), dataset.cond(train)
     alone = x0[:, 0, 0, 0] > x0.mean()
     far = (x0 - expected.offset).flatten(1).norm(dim=1)
-    moved = (expected.mean(cond) - expected.offset).flatten(1).norm(dim=1)
+    moved = (features(expected.columns, cond) @ expected.coefficients).norm(dim=1)
     assert bool((moved[alone] < 0.3 * far[alone]).all())
 
 
@@ -124,7 +167,8 @@ def test_conditions_are_told_by_simple_features_and_those_that_are_absent_by_non
 def test_samples_begin_where_the_flow_of_gaussian_data_leads(t):
     """Of its own noise each, as a sampler finds in many small steps."""
     axes = torch.tensor([[[2.0, 0.0, 1.0]], [[-0.5, 0.0, 1.0]]]) * torch.tensor([1.0, 0.3])[:, None, None]
-    process = Gaussian(Expected((), torch.tensor([[0.5, -1.0, 2.0]]), torch.zeros(0, 0), torch.zeros(0, 1, 3), axes))
+    none, basis = torch.zeros(0, 3), torch.eye(3).reshape(3, 1, 3)
+    process = Gaussian(Expected((), torch.tensor([[0.5, -1.0, 2.0]]), none, basis, none, axes[None, :, 0]))
 
     class Known:
         """The posterior mean, in float64, by the covariance of data."""
@@ -148,8 +192,8 @@ def test_samples_begin_where_the_flow_of_gaussian_data_leads(t):
 
 @given(st.integers(1, 7), st.floats(0, 1))
 def test_a_draw_is_the_same_in_any_batch_and_noise_alone_at_one(cut, t):
-    axes = torch.arange(24.0).reshape(4, 3, 2) / 24
-    known = Gaussian(Expected((), torch.ones(3, 2), torch.zeros(0, 0), torch.zeros(0, 3, 2), axes))
+    axes, none, basis = torch.arange(24.0).reshape(1, 4, 6) / 24, torch.zeros(0, 6), torch.eye(6).reshape(6, 3, 2)
+    known = Gaussian(Expected((), torch.ones(3, 2), none, basis, none, axes))
     whole = known.prior((8, 3, 2), t, Rng.of(0, range(8)))
     parts = [known.prior((len(part), 3, 2), t, Rng.of(0, part)) for part in (range(cut), range(cut, 8))]
     torch.testing.assert_close(torch.cat(parts), whole)

@@ -107,7 +107,7 @@ print(int(effective), faults() - before)
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
-        ({}, "PASSIVE 3000"),
+        ({}, "PASSIVE 6000"),
         ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
     ],

@@ -91,13 +91,14 @@ def test_two_ranks_follow_one(tmp_path):
     sets = [*QUICK, "run.precision=float32"]
     for ranks in (1, 2):
         launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-        subprocess.run(
+        said = subprocess.run(
             [sys.executable, *launcher, *command(tmp_path / str(ranks), steps, settings=sets)],
-            check=True,
             env=environment(),
             capture_output=True,
+            text=True,
             timeout=240,
         )
+        assert said.returncode == 0, said.stderr
     one, two = (losses(tmp_path / str(ranks)) for ranks in (1, 2))
     assert len(one) == len(two) == steps
     assert np.allclose(one, two, rtol=1e-3)

@@ -11,8 +11,8 @@ the one jump from noise to data).  No target is the student's own answer, unlike
 themselves (consistency models, MeanFlow, shortcut models), so nothing drifts, and short jumps are learned first.  A
 walk is asked of the teacher once and lasts for LASTS steps of training, one of its jumps being learned in each.
 
-Samples begin without a step, with a draw of what is expected of data (`prior.py`).  Those of one step do so a stop
-later, where that is less exact and the jump shorter; as one jump cannot mend what several do, it is learned from walks
+Samples begin without a step, with a draw of what is expected of data (`prior.py`).  The fewer the steps, the later they
+do so, where that is less exact and jumps are shorter; as one jump cannot mend what several do, it is learned from walks
 that begin with such draws, too.
 
 With q the mean square of what is left of (1), the loss is q·sg[(q + c)^-p] (Geng et al. 2025, "MeanFlow", eq. 22).
@@ -42,8 +42,8 @@ from fromnoise.types import Data, Time
 STRIDES = 8
 # The stops of a student of so many steps.
 VISITED = {
-    1: (1, 8),
-    2: (0, 2, 8),
+    1: (2, 8),
+    2: (1, 3, 8),
     3: (0, 3, 5, 8),
     4: (0, 2, 4, 6, 8),
     5: (0, 2, 3, 4, 6, 8),
@@ -51,11 +51,12 @@ VISITED = {
     7: (0, 2, 3, 4, 5, 6, 7, 8),
     8: tuple(range(STRIDES + 1)),
 }
+LONE = VISITED[1][0]
 ONE, TWO, FOUR = (tuple(pairwise(VISITED[steps])) for steps in (1, 2, 4))
-# What is learned of walks from the first stop and from the second.  Of all jumps two eighths are those of one step and
-# of two, three those of four, and one lies between any two stops.
+# What is learned of walks from the first stop, and of those of one step.  Of all jumps two eighths are those of one
+# step and of two, three those of four, and one lies between any two stops.
 LESSONS = ((*(36 * TWO), *(27 * FOUR), *combinations(range(STRIDES + 1), 2)), ONE)
-LONE_EVERY = 4  # of so many walks one begins at the second stop
+LONE_EVERY = 4  # of so many walks one is of one step
 LASTS = 8
 SOFT = 1e-3  # c of the loss
 
@@ -106,9 +107,9 @@ class Walks:
 
     def prepare(self, x0: Data, cond: Cond, rng: Rng) -> None:
         """Where walks at these places of the global batch begin until told otherwise."""
-        begin = (torch.tensor(rng.positions) % LONE_EVERY == LONE_EVERY - 1).long()
+        begin = LONE * (torch.tensor(rng.positions) % LONE_EVERY == LONE_EVERY - 1).long()
         hidden = add_noise(x0, rng.normal(tuple(x0.shape), like=x0), as_time(self.stops[0], x0))
-        drawn = self.process.prior(tuple(x0.shape), self.stops[1], rng, x0.dtype, cond).to(x0)
+        drawn = self.process.prior(tuple(x0.shape), self.stops[LONE], rng, x0.dtype, cond).to(x0)
         x = torch.where(as_time(begin, x0) > 0, drawn, hidden)
         self.batches[tuple(rng.positions)] = Batch(x, begin, cond)
 
@@ -130,7 +131,7 @@ class Walks:
             batch.walked[key] = self.walk(batch.x[rows], batch.begin[rows], batch.cond.rows(rows))
         x, cond = batch.walked[key], batch.cond.rows(rows)
         chosen = zip(batch.begin[rows].tolist(), rng.uniform((len(rng),))[rows].tolist(), strict=True)
-        begin, end = torch.tensor([lessons[b][int(u * len(lessons[b]))] for b, u in chosen]).T
+        begin, end = torch.tensor([(of := lessons[b > 0])[int(u * len(of))] for b, u in chosen]).T
         return self.between(x, begin, end, cond)
 
     def between(
