@@ -15,7 +15,7 @@ too: sandals differ in more than trousers.  So conditions of like expectations m
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -82,6 +82,15 @@ class Expected:
     def tensors(self) -> dict[str, Tensor]:
         """All but the columns, by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "columns"}
+
+    @classmethod
+    def from_tensors(cls, columns: tuple[Column, ...], tensors: Mapping[str, Tensor]) -> Expected:
+        if "centres" in tensors:
+            return cls(columns, **tensors)
+        # Of a version that expected the same of all kinds, and kept axes as data.
+        basis = tensors["basis"].flatten(1)
+        axes = (tensors["axes"].flatten(1) @ basis.T)[None]
+        return cls(columns, **{**tensors, "axes": axes, "centres": basis.new_zeros(0, len(basis))})
 
 
 def features(columns: tuple[Column, ...], cond: Cond) -> Float[Tensor, "b f"]:

@@ -289,7 +289,7 @@ def load_release(path: Path, autocast: Callable[[], AbstractContextManager] = nu
     denoiser = build_denoiser(config, columns, codec.shape[0], len(codec.shape) - 1, autocast)
     denoiser.eval().requires_grad_(False).load_state_dict(part(tensors, "weights/"))
     if (known := part(tensors, "expected/")) and isinstance(denoiser, NetDenoiser):
-        denoiser.process = Gaussian(Expected(columns, **known))
+        denoiser.process = Gaussian(Expected.from_tensors(columns, known))
     weak = None
     if early := part(tensors, "weak/"):
         weak = copy.deepcopy(denoiser)

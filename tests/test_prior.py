@@ -203,3 +203,13 @@ def test_a_draw_is_the_same_in_any_batch_and_noise_alone_at_one(cut, t):
     # Of what is larger than the examples the mean is known.
     longer = known.prior((8, 3, 5), t, Rng.of(0, range(8))) - t * Rng.of(0, range(8)).normal((8, 3, 5))
     torch.testing.assert_close(longer, torch.full((8, 3, 5), 1 - t))
+
+
+def test_what_was_expected_before_kinds_were_told_apart_is_still_read(tmp_path):
+    known = find_expected(waves(tmp_path, 300))
+    assert len(known.axes) == 1
+    tensors = known.tensors()
+    del tensors["centres"]
+    tensors["axes"] = torch.tensordot(known.axes[0].float(), known.basis, 1)
+    again, eps = Expected.from_tensors((), tensors), Rng.of(0, range(4)).normal((4, 1, 8, 8))
+    torch.testing.assert_close(again.flow(eps, 0.5, None), known.flow(eps, 0.5, None), atol=1e-3, rtol=0)

@@ -183,7 +183,7 @@ def test_a_walk_is_asked_of_the_teacher_once_for_all_the_steps_that_it_lasts():
     assert len({tuple(t.tolist()) for t in seen}) == goal.lasts, "another jump of it at each step"
     goal.prepare(*batch(32, 99))
     goal(ToPoint(), *batch(32, 100), 0.0)
-    assert teacher.asked == 2 * (24 * STRIDES + 8 * (STRIDES - 1))
+    assert teacher.asked == 2 * (24 * STRIDES + 8 * (STRIDES - LONE))
 
 
 @given(st.integers(1, 15))
