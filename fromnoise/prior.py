@@ -144,12 +144,13 @@ def find_expected(dataset: Dataset) -> Expected:
 
 
 def _centres(effects: Float[Tensor, "n m"], most: int) -> Float[Tensor, "k m"]:
-    """All that is expected of these examples, each once; where that is too much, what most of it is near to."""
+    """All that is expected of these examples, each once; where that is too much, what most of it is near to.  None
+    where all is of one kind."""
     distinct = effects.unique(dim=0)
+    if min(len(distinct), most) < 2:
+        return effects[:0]
     if len(distinct) <= most:
         return distinct
-    if most < 2 or not effects.shape[1]:
-        return effects[:0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of empty kinds, which do no harm
         centres, _ = kmeans2(effects.numpy(), most, iter=20, minit="++", rng=np.random.default_rng(0))
