@@ -15,7 +15,7 @@ too: sandals differ in more than trousers.  So conditions of like expectations m
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -34,8 +34,9 @@ MOST_FEATURES = 2048  # of a column; one of more is left out, and so are maps
 RIDGE = 4.0  # examples that speak for no effect of a feature
 MOST_AXES = 256
 OF_EACH = 16  # examples for every axis, so that none is of few of them
+SHORT = 1e-4  # of the longest axis, below which there is rounding alone
 MOST_KINDS, OF_KIND = 256, 64  # kinds of conditions, and examples to every one on average
-SORTED = 2**13  # examples by whose conditions kinds are found
+SORTED = 2**13  # examples by whose conditions kinds are found, and that are sorted at a time
 ALIKE = 32.0  # examples that speak for a kind to differ in what all do
 KEPT, KEPT_OF_KINDS = 2**20, 2**22  # numbers in the basis, and in the axes of all kinds
 SUMMED, HELD = 2**26, 2**24  # numbers in the examples that moments are found from, and those that the basis is
@@ -63,9 +64,9 @@ class Expected:
 
         Of another shape than the examples' only the mean is known, as far stretched.
         """
-        told = features(self.columns, Cond.empty(len(eps)) if cond is None else cond)
-        effects = told @ self.coefficients.to(told)
-        mean = (1 - t) * (self.offset + torch.tensordot(effects.to(self.basis), self.basis, 1)).to(eps)
+        told = features(self.columns, Cond.empty(len(eps)) if cond is None else cond).to(self.offset)
+        effects = told @ self.coefficients
+        mean = (1 - t) * (self.offset + torch.tensordot(effects, self.basis, 1)).to(eps)
         if eps.shape[1:] != mean.shape[1:]:
             return F.interpolate(mean, size=eps.shape[2:]) + t * eps
         basis, kinds = self.basis.flatten(1).to(eps), kinds_of(self.centres, told, effects)
@@ -85,6 +86,7 @@ class Expected:
 
     @classmethod
     def from_tensors(cls, columns: tuple[Column, ...], tensors: Mapping[str, Tensor]) -> Expected:
+        """From `tensors()`, as releases keep them."""
         if "centres" in tensors:
             return cls(columns, **tensors)
         # Of a version that expected the same of all kinds, and kept axes as data.
@@ -114,7 +116,7 @@ def kinds_of(
     """1 … k by the nearest centre, 0 where nothing is told."""
     if not len(centres):
         return torch.zeros(len(told), dtype=torch.long)
-    return torch.where(told.any(1), 1 + torch.cdist(effects, centres.to(effects)).argmin(1), 0)
+    return torch.where(told.any(1), 1 + torch.cdist(effects, centres).argmin(1), 0)
 
 
 def find_expected(dataset: Dataset) -> Expected:
@@ -139,7 +141,7 @@ def find_expected(dataset: Dataset) -> Expected:
         return told, told @ coefficients
 
     centres = _centres(expected(np.sort(order[: min(SORTED, len(seen))]))[1], min(MOST_KINDS, len(seen) // OF_KIND))
-    axes = _axes(x, map(expected, np.array_split(seen, 1 + len(seen) // SORTED)), centres)
+    axes = _axes(x, lambda rows: expected(seen[rows]), centres)
     return Expected(columns, offset.reshape(shape), coefficients, basis.reshape(-1, *shape), centres, axes)
 
 
@@ -158,26 +160,29 @@ def _centres(effects: Float[Tensor, "n m"], most: int) -> Float[Tensor, "k m"]:
 
 
 def _axes(
-    x: Float[Tensor, "n m"], expected: Iterable[tuple[Tensor, Tensor]], centres: Float[Tensor, "k m"]
+    x: Float[Tensor, "n m"], expected: Callable[[slice], tuple[Tensor, Tensor]], centres: Float[Tensor, "k m"]
 ) -> Float[Tensor, "k+1 r m"]:
     """Principal axes of examples x, and of what is left open of each kind by what is told and expected of them.
 
     A kind differs from others as far as its examples outnumber ALIKE.
     """
-    expected = list(expected)
-    (n, m), parts = x.shape, x.split([len(told) for told, _ in expected])
+    n, m = x.shape
     squares, count = torch.zeros(len(centres) + 1, m, m), torch.zeros(len(centres) + 1, 1, 1)
-    for part, (told, effects) in zip(parts, expected, strict=True):
+    for start in range(0, n, SORTED):
+        rows = slice(start, start + SORTED)
+        told, effects = expected(rows)
         kinds = kinds_of(centres, told, effects)
         for kind in kinds.unique().tolist():
-            open_ = (part - effects)[kinds == kind]
+            open_ = (x[rows] - effects)[kinds == kind]
             squares[kind] += open_.T @ open_
             count[kind] += len(open_)
     covariance = (squares + ALIKE * squares.sum(0) / n) / (count + ALIKE)
     covariance[0] = x.T @ x / n
-    lengths, axes = torch.linalg.eigh(covariance)
+    squares, axes = torch.linalg.eigh(covariance)
+    lengths = squares.clamp_min(0).sqrt()
+    lengths = lengths.where(lengths > SHORT * lengths[:, -1:], 0.0)
     kept = min(MOST_AXES, n // OF_EACH, KEPT_OF_KINDS // covariance[:, 0].numel())
-    return (lengths.clamp_min(0).sqrt()[:, None] * axes).mT.flip(1)[:, :kept].half()
+    return (lengths[:, None] * axes).mT.flip(1)[:, :kept].half()
 
 
 def _principal(dataset: Dataset, indices: np.ndarray) -> tuple[Float[Tensor, " n"], Float[Tensor, "m n"]]:

@@ -62,10 +62,11 @@ def test_the_axes_are_those_of_what_conditions_leave_open_the_longest_first(tmp_
     found, again = find_expected(dataset), find_expected(dataset)
     assert len(found.axes) == 1 + len(found.centres) > 10
     for axes in found.axes.float():
+        axes = axes[axes.any(1)]
         lengths = axes.norm(dim=1)
-        assert bool((lengths.diff() <= 1e-4).all()), "in order"
+        assert bool((lengths.diff() <= 1e-5).all()), "in order"
         near = (axes @ axes.T / (lengths[:, None] * lengths)).abs() - torch.eye(len(axes))
-        assert float(near[:4, :4].max()) < 1e-3, "and orthogonal"
+        assert float(near.max()) < 1e-3, "and orthogonal"
     # Two waves, one twice as strong; what kinds and numbers differ by is known.
     lengths = torch.linalg.eigvalsh((found.axes[1:].mT @ found.axes[1:]).float().mean(0)).flip(0).sqrt()
     assert lengths[0] / lengths[1] == pytest.approx(2, rel=0.1) and lengths[2] < 0.15 * lengths[1]
